@@ -1,0 +1,109 @@
+import type pg from 'pg';
+import { describeError, EnvironmentError, FencedError } from '../src/errors.ts';
+import type { Logger } from '../src/log.ts';
+import { classifyPostgresError, sqlStateOf } from '../src/postgres.ts';
+import { retryDelayMs } from '../src/store/publish.ts';
+import type { Clock } from '../src/store/reconcile.ts';
+import { pause } from './pause.ts';
+import { ConsumerSession } from './session.ts';
+
+export interface ConsumeContext {
+  pool: pg.Pool;
+  databaseUrl: string;
+  log: Logger;
+  slotName: string;
+  /** Names this consumer to people and to others that want its place. */
+  holder: string;
+  leaseSeconds: number;
+  /** Bookings, by estimate, that one reconcile takes. */
+  batchKeysMax: number;
+  /** Dirty keys held before reading pauses (I9). */
+  pendingKeysMax: number;
+  clock: Clock;
+  /** The highest epoch that MongoDB has a listing of, 0 for none: a new history begins above it. */
+  readMarketEpoch: () => Promise<number>;
+  random: () => number;
+  /** Called after each batch; for tests and metrics. */
+  onBatch?: (batch: BatchReport) => void;
+}
+
+export interface BatchReport {
+  keys: number;
+  bookings: number;
+  changed: number;
+  /** From the commit of the oldest transaction to now, by this machine's clock. */
+  lagMs: number | undefined;
+  durationMs: number;
+}
+
+/** `standby`: another consumer has the place. `active`: this one streams. */
+export type ConsumerState = 'starting' | 'standby' | 'active' | 'stopped';
+
+export interface Consumer {
+  readonly state: ConsumerState;
+  /** Settles when the consumer has ended: after `stop()`, or rejected with a fatal error. */
+  ended: Promise<void>;
+  stop(): Promise<void>;
+}
+
+/**
+ * Runs the one consumer (D11): takes the place, streams the slot, reconciles, moves the checkpoint, confirms the slot.
+ * Comes back by itself after every retryable failure; waits as a standby while another consumer works (I6).
+ */
+export function startConsumer(ctx: ConsumeContext): Consumer {
+  const abort = new AbortController();
+  let state: ConsumerState = 'starting';
+  const run = async (): Promise<void> => {
+    for (let attempt = 0; !abort.signal.aborted; ) {
+      try {
+        const session = new ConsumerSession(ctx, abort.signal, (next) => {
+          state = next;
+          if (next === 'active') attempt = 0;
+        });
+        await session.run();
+      } catch (error) {
+        if (abort.signal.aborted) break;
+        state = 'starting';
+        if (error instanceof FencedError || sqlStateOf(error) === 'MS001') {
+          ctx.log.warn({ holder: ctx.holder }, 'another consumer has taken over');
+        } else if (classifyPostgresError(error) === 'retryable') {
+          ctx.log.warn({ error: describeError(error), attempt }, 'consumer interrupted, coming back');
+        } else {
+          throw explainFatal(error);
+        }
+        await pause(Math.min(retryDelayMs(attempt, ctx.random), 5_000), abort.signal);
+        attempt += 1;
+      }
+    }
+    state = 'stopped';
+  };
+  const ended = run();
+  return {
+    get state() {
+      return state;
+    },
+    ended,
+    stop: async () => {
+      abort.abort();
+      await ended;
+    },
+  };
+}
+
+/** Says what to do about what an operator can mend. Nothing has been confirmed: the slot keeps the changes meanwhile. */
+function explainFatal(error: unknown): unknown {
+  const state = sqlStateOf(error);
+  if (state === '42703' || state === '42P01' || state === '42883') {
+    return new EnvironmentError(
+      'the source tables are not as they were when capture was installed. Restore what is missing, or install a version ' +
+        'of market-sync that knows the new tables; changes wait in the replication slot until then',
+      { cause: error },
+    );
+  }
+  if (state === '42501') {
+    return new EnvironmentError('the role of DATABASE_URL lacks a privilege. Grant it and start again', {
+      cause: error,
+    });
+  }
+  return error;
+}

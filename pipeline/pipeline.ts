@@ -1,0 +1,103 @@
+import type pg from 'pg';
+import type { Config } from '../src/config.ts';
+import type { Logger } from '../src/log.ts';
+import type { Market } from '../src/mongo.ts';
+import { ConnectionLostError } from '../src/postgres.ts';
+import { type Queue, startQueue } from '../src/queue.ts';
+import { storeWindows } from '../src/store/checkpoint.ts';
+import { readMarketEpoch } from '../src/store/listings.ts';
+import { processName, publishContext } from '../src/store/publish.ts';
+import type { Clock } from '../src/store/reconcile.ts';
+import { type BatchReport, type Consumer, startConsumer } from './consume.ts';
+import { startPublisher } from './publish.ts';
+import { startResyncer } from './resync.ts';
+import { scheduledJobs } from './schedules.ts';
+
+export interface PipelineContext {
+  config: Config;
+  databaseUrl: string;
+  pool: pg.Pool;
+  market: Market;
+  log: Logger;
+  /** Instant as which snapshots are computed; PostgreSQL's own when it answers undefined. */
+  clock?: Clock;
+  random?: () => number;
+  onBatch?: (batch: BatchReport) => void;
+}
+
+export interface Pipeline {
+  consumer: Consumer;
+  queue: Queue;
+  /** Rejected with the first error that nothing can be done about. */
+  failed: Promise<never>;
+  /** Stops in order: schedules, consumer, publisher. What is in work is finished. */
+  stop(): Promise<void>;
+}
+
+/** Starts everything that runs by itself: consumer, publisher, resync, schedules. The database must be migrated, the listings indexed. */
+export async function startPipeline(ctx: PipelineContext): Promise<Pipeline> {
+  const { config, pool, market, log } = ctx;
+  const clock: Clock = ctx.clock ?? (() => undefined);
+  const random = ctx.random ?? Math.random;
+  await storeWindows(pool, config);
+
+  const publish = publishContext({ config, pool, market, log, random, role: 'pipeline' });
+  const publisher = startPublisher(publish, { batchMax: config.publishBatchMax });
+  const resyncer = startResyncer({ pool, market, log, clock, chunkMax: config.batchKeysMax });
+  const consumer = startConsumer({
+    pool,
+    databaseUrl: ctx.databaseUrl,
+    log,
+    slotName: config.slotName,
+    holder: processName(),
+    leaseSeconds: config.consumerLeaseSeconds,
+    batchKeysMax: config.batchKeysMax,
+    pendingKeysMax: config.pendingKeysMax,
+    clock,
+    readMarketEpoch: () =>
+      readMarketEpoch(market).catch((cause: unknown) => {
+        throw new ConnectionLostError('a new history waits for MongoDB', { cause });
+      }),
+    random,
+    ...(ctx.onBatch === undefined ? {} : { onBatch: ctx.onBatch }),
+  });
+  const failed = Promise.all([consumer.ended, publisher.ended, resyncer.ended]).then(
+    () => new Promise<never>(() => undefined),
+  );
+  // Before anything is waited for: a part may fail while the queue is still starting.
+  failed.catch(() => undefined);
+  // One that has ended with an error has said so in `failed`; the others are stopped all the same.
+  const stopLoops = async (): Promise<void> => {
+    await Promise.allSettled([consumer.stop()]);
+    await Promise.allSettled([resyncer.stop(), publisher.stop()]);
+  };
+  let queue: Queue;
+  try {
+    queue = await startQueue(
+      { databaseUrl: ctx.databaseUrl, log },
+      scheduledJobs({
+        pool,
+        market,
+        log,
+        clock,
+        config,
+        publish: publishContext({ config, pool, market, log, random, role: 'sweep' }),
+      }),
+    );
+  } catch (error) {
+    await stopLoops();
+    throw error;
+  }
+  return {
+    consumer,
+    queue,
+    failed,
+    stop: async () => {
+      try {
+        await queue.stop();
+      } finally {
+        await stopLoops();
+      }
+    },
+  };
+}

@@ -1,0 +1,186 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import pg from 'pg';
+import { LogicalReplicationService, PgoutputPlugin } from 'pg-logical-replication';
+import { formatLsn, type Lsn, parseLsn } from '../src/lsn.ts';
+import { ConnectionLostError } from '../src/postgres.ts';
+import { type Change, Decoder } from './decode.ts';
+
+/** Milliseconds the server may take to close the connection before it is cut. */
+const STOP_TIMEOUT_MS = 2_000;
+
+/** Milliseconds the server may take to accept a connection. */
+const CONNECT_TIMEOUT_MS = 10_000;
+
+export interface ReplicationOptions {
+  url: string;
+  slotName: string;
+  /** Where the stream begins. Never below the slot's confirmed position: the server would silently begin later. */
+  startLsn: Lsn;
+  /** Called in stream order, never again once it has thrown or `stop()` was called. */
+  onChange: (change: Change) => void;
+  /** The server has sent everything up to `walEnd`; with `replyRequested` it wants a sign of life. */
+  onKeepalive: (keepalive: { walEnd: Lsn; replyRequested: boolean }) => void;
+}
+
+/** One subscription to the slot. For a new one, start anew: a used one resumes after what it received, not confirmed. */
+export interface Replication {
+  /** Confirms that everything before `lsn` is durable elsewhere: the slot need not keep it. */
+  confirm(lsn: Lsn): Promise<void>;
+  /** Stops reading from the socket; the server then waits. */
+  pause(): void;
+  resume(): void;
+  /** Ends the subscription. Nothing is delivered afterwards. */
+  stop(): Promise<void>;
+  /** Settles when the stream has ended: fulfilled after `stop()`, rejected with what ended it otherwise. */
+  ended: Promise<void>;
+}
+
+/** Passes on what the server sent: an error thrown while parsing inside the library would take the process with it. */
+class RawPgoutputPlugin extends PgoutputPlugin {
+  override parse(buffer: Buffer): never {
+    return buffer as never;
+  }
+}
+
+/** What the library keeps to itself and offers no call for: the socket. */
+interface ServiceInternals {
+  _connection: { stream: { pause(): void; resume(): void; destroy(): void } } | null;
+}
+
+/**
+ * Subscribes to the slot and answers once the server streams. Rejects with PostgreSQL's error when it does not (55006:
+ * the slot is in use; 42704: there is none), or with `ConnectionLostError`.
+ *
+ * This file owns pg-logical-replication. Its traps: it acknowledges by itself unless both `auto` and `timeoutSeconds`
+ * are off; it reports one more than it is told; it goes on with the next row after a handler has thrown.
+ */
+export async function startReplication(options: ReplicationOptions): Promise<Replication> {
+  const service = new LogicalReplicationService(
+    {
+      connectionString: options.url,
+      application_name: 'market-sync consumer',
+      keepAlive: true,
+      connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    },
+    { acknowledge: { auto: false, timeoutSeconds: 0 }, flowControl: { enabled: false } },
+  );
+  const internals = service as unknown as ServiceInternals;
+  const ended = Promise.withResolvers<void>();
+  // Whoever starts a replication waits for its end; until then a rejection is not unhandled.
+  ended.promise.catch(() => undefined);
+  let open = true;
+
+  /** The first failure ends everything: nothing after it is delivered or confirmed. */
+  const fail = (error: unknown): void => {
+    if (!open) return;
+    open = false;
+    ended.reject(error);
+    void close();
+  };
+  const deliver = (work: () => void): void => {
+    if (!open) return;
+    try {
+      work();
+    } catch (error) {
+      fail(error);
+    }
+  };
+  const close = async (): Promise<void> => {
+    const stream = internals._connection?.stream;
+    const abort = new AbortController();
+    const cut = delay(STOP_TIMEOUT_MS, undefined, { signal: abort.signal }).then(
+      () => stream?.destroy(),
+      () => undefined,
+    );
+    await service.destroy().catch(() => undefined);
+    abort.abort();
+    await cut;
+  };
+
+  service.on('error', (error: unknown) => fail(toStreamError(error)));
+  const decoder = new Decoder();
+  service.on('data', (_lsn: string, buffer: Buffer) =>
+    deliver(() => options.onChange(decoder.decode(buffer))),
+  );
+  service.on('heartbeat', (lsn: string, _timestamp: number, replyRequested: boolean) =>
+    deliver(() => options.onKeepalive({ walEnd: parseLsn(lsn), replyRequested })),
+  );
+
+  // Protocol 1: a transaction comes whole, after its commit. `messages` is off by default.
+  const plugin = new RawPgoutputPlugin({
+    protoVersion: 1,
+    publicationNames: ['market_sync'],
+    messages: true,
+  });
+  const started = new Promise<void>((resolve) => service.once('start', () => resolve()));
+  const subscription = service.subscribe(plugin, options.slotName, formatLsn(options.startLsn)).then(
+    () => fail(new ConnectionLostError('PostgreSQL ended the replication stream')),
+    (error: unknown) => fail(toStreamError(error)),
+  );
+  await Promise.race([started, ended.promise, subscription]);
+  if (!open) await ended.promise;
+
+  return {
+    confirm: async (lsn) => {
+      // The library reports x + 1; with adjacent commits that would skip the second one.
+      if (open && lsn > 0n) await service.acknowledge(formatLsn(lsn - 1n));
+    },
+    pause: () => internals._connection?.stream.pause(),
+    resume: () => internals._connection?.stream.resume(),
+    stop: async () => {
+      if (open) {
+        open = false;
+        ended.resolve();
+      }
+      await close();
+    },
+    ended: ended.promise,
+  };
+}
+
+function toStreamError(error: unknown): unknown {
+  if (error instanceof pg.DatabaseError) return error;
+  return new ConnectionLostError('replication connection to PostgreSQL lost', { cause: error });
+}
+
+/** Which history the server is on. */
+export interface SystemIdentity {
+  systemIdentifier: string;
+  timeline: number;
+}
+
+/** What a replication connection of this role finds. */
+export interface ReplicationServer extends SystemIdentity {
+  /** `wal_sender_timeout`: without a sign of life for so long the server closes the connection. 0: never. */
+  senderTimeoutMs: number;
+}
+
+/** `IDENTIFY_SYSTEM`: the cluster and its timeline. Also proves that the role and pg_hba.conf allow replication. */
+export async function identifyServer(url: string): Promise<ReplicationServer> {
+  const client = new pg.Client({
+    connectionString: url,
+    replication: 'database',
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+  } as pg.ClientConfig);
+  client.on('error', () => undefined);
+  try {
+    await client.connect();
+    const identity = (await client.query<{ systemid: string; timeline: number }>('IDENTIFY_SYSTEM')).rows[0];
+    // Here, because a role or a database may have a setting of its own.
+    const timeout = (
+      await client.query<{ ms: number }>(
+        `select setting::int as ms from pg_settings where name = 'wal_sender_timeout'`,
+      )
+    ).rows[0];
+    if (identity === undefined || timeout === undefined) throw new Error('IDENTIFY_SYSTEM answered nothing');
+    return {
+      systemIdentifier: identity.systemid,
+      timeline: Number(identity.timeline),
+      senderTimeoutMs: Number(timeout.ms),
+    };
+  } catch (error) {
+    throw toStreamError(error);
+  } finally {
+    await client.end().catch(() => undefined);
+  }
+}

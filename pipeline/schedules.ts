@@ -1,0 +1,108 @@
+import type pg from 'pg';
+import type { Config } from '../src/config.ts';
+import type { Logger } from '../src/log.ts';
+import type { Market } from '../src/mongo.ts';
+import type { ScheduledJob } from '../src/queue.ts';
+import { claimExpired, deleteEnded, releaseExpired } from '../src/store/cleanup.ts';
+import { deleteListings } from '../src/store/listings.ts';
+import { type PublishContext, publishBatch } from '../src/store/publish.ts';
+import { type Clock, findDueForRefresh, reconcileBookings } from '../src/store/reconcile.ts';
+
+export interface ScheduleContext {
+  pool: pg.Pool;
+  market: Market;
+  log: Logger;
+  clock: Clock;
+  config: Config;
+  publish: PublishContext;
+}
+
+/** Snapshots that one transaction of a scheduled job recomputes or deletes. */
+const CHUNK_MAX = 250;
+
+/** The scheduled jobs (D9). Each may be repeated at any time and stops between chunks when its signal aborts. */
+export function scheduledJobs(ctx: ScheduleContext): ScheduledJob[] {
+  return [
+    {
+      name: 'publish-sweep',
+      cron: ctx.config.publishSweepCron,
+      expireInSeconds: 300,
+      run: (signal) => sweepUnpublished(ctx, signal),
+    },
+    {
+      name: 'refresh',
+      cron: ctx.config.refreshCron,
+      expireInSeconds: 300,
+      run: (signal) => refreshDue(ctx, signal),
+    },
+    {
+      name: 'cleanup',
+      cron: ctx.config.cleanupCron,
+      expireInSeconds: 3600,
+      run: (signal) => cleanUp(ctx, signal),
+    },
+  ];
+}
+
+/** Publishes whatever is due: the net under the immediate path. */
+async function sweepUnpublished(
+  ctx: ScheduleContext,
+  signal: AbortSignal,
+): Promise<{ published: number; failed: number }> {
+  let [published, failed] = [0, 0];
+  while (!signal.aborted) {
+    const outcome = await publishBatch(ctx.publish, { limit: ctx.config.publishBatchMax });
+    if (outcome.outcome === 'idle') break;
+    if (outcome.outcome === 'unavailable') throw outcome.error;
+    for (const result of outcome.results) {
+      if (result.result === 'published') published += 1;
+      else failed += 1;
+    }
+  }
+  return { published, failed };
+}
+
+/** Recomputes the snapshots that the clock alone has changed (D10). */
+export async function refreshDue(
+  ctx: Pick<ScheduleContext, 'pool' | 'clock'>,
+  signal: AbortSignal,
+): Promise<{ refreshed: number; changed: number }> {
+  let [refreshed, changed] = [0, 0];
+  let previous = '';
+  while (!signal.aborted) {
+    const due = await findDueForRefresh(ctx.pool, { now: ctx.clock(), limit: CHUNK_MAX });
+    // The same ones again would mean that a recompute did not move them: leave them for the next run.
+    if (due.length === 0 || due.join() === previous) break;
+    previous = due.join();
+    const reconciled = await reconcileBookings(ctx.pool, { bookingIds: due, now: ctx.clock() });
+    refreshed += due.length;
+    changed += reconciled.filter((entry) => entry.changed).length;
+  }
+  return { refreshed, changed };
+}
+
+/**
+ * Deletes completed and withdrawn snapshots older than the retention, the listing first: a kill in between leaves a
+ * snapshot without listing, which the next run deletes, and never a listing without snapshot.
+ */
+export async function cleanUp(
+  ctx: Pick<ScheduleContext, 'pool' | 'clock' | 'market'>,
+  signal: AbortSignal,
+): Promise<{ deleted: number }> {
+  let deleted = 0;
+  while (!signal.aborted) {
+    const expired = await claimExpired(ctx.pool, { now: ctx.clock(), limit: CHUNK_MAX });
+    if (expired.length === 0) break;
+    const outcomes = await deleteListings(ctx.market, expired);
+    const failed = outcomes.find((outcome) => outcome.result === 'failed');
+    const gone = expired.filter((_, index) => outcomes[index]?.result === 'deleted_or_newer');
+    const count = await deleteEnded(ctx.pool, gone);
+    deleted += count;
+    const kept = expired.filter((entry) => !gone.includes(entry)).map((entry) => entry.bookingId);
+    if (kept.length > 0) await releaseExpired(ctx.pool, kept);
+    // The queue tries a failed job again, and keeps its error for people to see.
+    if (failed !== undefined) throw failed.error;
+    if (count === 0) break;
+  }
+  return { deleted };
+}

@@ -1,0 +1,206 @@
+import type pg from 'pg';
+import { EnvironmentError, FencedError } from '../src/errors.ts';
+import type { Logger } from '../src/log.ts';
+import { formatLsn, type Lsn, parseLsn } from '../src/lsn.ts';
+import { connect, query, sqlStateOf } from '../src/postgres.ts';
+import { beginHistory, type Checkpoint, readCheckpoint, renewConsumer } from '../src/store/checkpoint.ts';
+import type { SystemIdentity } from './replication.ts';
+
+/** The replication slot as PostgreSQL has it. */
+export interface Slot {
+  confirmedLsn: Lsn;
+  active: boolean;
+  activePid: number | undefined;
+  /** `lost`: PostgreSQL has removed WAL that the slot still needed. */
+  lost: boolean;
+  plugin: string;
+  database: string;
+}
+
+export async function findSlot(pool: pg.Pool, slotName: string): Promise<Slot | undefined> {
+  const rows = await query<{
+    confirmed_lsn: string | null;
+    active: boolean;
+    active_pid: number | null;
+    lost: boolean;
+    plugin: string | null;
+    database: string | null;
+  }>(
+    pool,
+    `select coalesce(confirmed_flush_lsn, '0/0')::text as confirmed_lsn, active, active_pid,
+       coalesce(wal_status = 'lost', false) as lost, plugin, database
+     from pg_replication_slots where slot_name = $1`,
+    [slotName],
+  );
+  const row = rows[0];
+  if (row === undefined) return undefined;
+  return {
+    confirmedLsn: parseLsn(row.confirmed_lsn ?? '0/0'),
+    active: row.active,
+    activePid: row.active_pid ?? undefined,
+    lost: row.lost,
+    plugin: row.plugin ?? '(physical)',
+    database: row.database ?? '(none)',
+  };
+}
+
+/** What the slot and the checkpoint say of each other. */
+export type Continuity =
+  | { state: 'continue'; startLsn: Lsn }
+  /** Nothing has been captured yet: begin here, and compute everything once. */
+  | { state: 'begin' }
+  /** Changes may have been lost or undone: begin anew, compute and publish everything again. */
+  | { state: 'cut'; reason: string };
+
+/** Compares slot, checkpoint and server (D6). Pure. */
+export function judgeContinuity(
+  checkpoint: Pick<Checkpoint, 'commitLsn' | 'systemIdentifier' | 'timeline'>,
+  slot: Pick<Slot, 'confirmedLsn' | 'lost'> | undefined,
+  system: SystemIdentity,
+): Continuity {
+  const { commitLsn } = checkpoint;
+  if (commitLsn === undefined) return { state: 'begin' };
+  if (checkpoint.systemIdentifier !== system.systemIdentifier) {
+    return { state: 'cut', reason: 'the checkpoint belongs to another PostgreSQL cluster' };
+  }
+  if (checkpoint.timeline !== system.timeline) {
+    return {
+      state: 'cut',
+      reason: `the checkpoint belongs to timeline ${checkpoint.timeline}, the server is on ${system.timeline}`,
+    };
+  }
+  if (slot === undefined) return { state: 'cut', reason: 'the replication slot is gone' };
+  if (slot.lost) return { state: 'cut', reason: 'the replication slot is lost: WAL it needed was removed' };
+  if (slot.confirmedLsn > commitLsn) {
+    return {
+      state: 'cut',
+      reason: `the replication slot (${formatLsn(slot.confirmedLsn)}) is ahead of the checkpoint (${formatLsn(commitLsn)})`,
+    };
+  }
+  // A slot behind is normal: after a crash of PostgreSQL it falls back and redelivers. What lies before the checkpoint
+  // is in the snapshots, so the stream may begin there.
+  return { state: 'continue', startLsn: commitLsn };
+}
+
+export interface SlotContext {
+  pool: pg.Pool;
+  slotName: string;
+  leaseSeconds: number;
+  log: Logger;
+  readMarketEpoch: () => Promise<number>;
+}
+
+/**
+ * Finds or makes the slot and answers where the stream begins. When changes may have been lost it says so loudly, and
+ * begins a new history: a fresh slot, a higher epoch, a recompute of everything (D6).
+ */
+export async function prepareSlot(
+  ctx: SlotContext,
+  { generation, system, signal }: { generation: number; system: SystemIdentity; signal: AbortSignal },
+): Promise<Lsn> {
+  const { pool, slotName, log } = ctx;
+  const [checkpoint, slot] = [await readCheckpoint(pool), await findSlot(pool, slotName)];
+  if (slot !== undefined) requireOwnSlot(slot, { slotName, database: await currentDatabase(pool) });
+  const continuity = judgeContinuity(checkpoint, slot, system);
+  if (continuity.state === 'continue') return continuity.startLsn;
+  const cut = continuity.state === 'cut';
+  const reason = cut ? continuity.reason : 'first start';
+  if (cut)
+    log.error({ reason }, 'changes may have been lost, everything will be recomputed and published again');
+  const marketEpoch = await ctx.readMarketEpoch();
+  // Whoever lost its place meanwhile must not drop the slot that its successor is about to use.
+  const held = await renewConsumer(pool, { generation, leaseSeconds: ctx.leaseSeconds });
+  if (!held) throw new FencedError('another consumer has taken over');
+  const commitLsn = await recreateUnlessAborted(ctx, signal);
+  const { systemIdentifier, timeline } = system;
+  const epoch = await beginHistory(pool, {
+    generation,
+    slotName,
+    systemIdentifier,
+    timeline,
+    commitLsn,
+    cut,
+    marketEpoch,
+    reason,
+  });
+  log.info({ slot_name: slotName, commit_lsn: formatLsn(commitLsn), epoch, reason }, 'history begins');
+  return commitLsn;
+}
+
+/** PostgreSQL waits for open transactions, and a stop does not wait for PostgreSQL. */
+async function recreateUnlessAborted(ctx: SlotContext, signal: AbortSignal): Promise<Lsn> {
+  signal.throwIfAborted();
+  const giveUp = (): void => void terminateSlotHolder(ctx.pool, ctx.slotName).catch(() => undefined);
+  signal.addEventListener('abort', giveUp);
+  try {
+    return await recreateSlot(ctx);
+  } finally {
+    signal.removeEventListener('abort', giveUp);
+  }
+}
+
+async function currentDatabase(pool: pg.Pool): Promise<string> {
+  const rows = await query<{ name: string }>(pool, 'select current_database() as name');
+  return rows[0]?.name ?? '';
+}
+
+/**
+ * Makes a fresh slot, after dropping an old one of that name, and answers where it begins. PostgreSQL waits for every
+ * open transaction of the cluster first, however long they take.
+ */
+async function recreateSlot({ pool, slotName, log }: SlotContext): Promise<Lsn> {
+  const client = await connect(pool);
+  try {
+    await query(client, 'set statement_timeout = 0; set lock_timeout = 0');
+    await query(
+      client,
+      'select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1',
+      [slotName],
+    );
+    log.info({ slot_name: slotName }, 'creating the replication slot, waiting for open transactions to end');
+    const version = await query<{ number: number }>(
+      client,
+      `select current_setting('server_version_num')::int as number`,
+    );
+    // From 17 on the slot is carried over to standbys that ask for it.
+    const failover = (version[0]?.number ?? 0) >= 170_000 ? ', false, false, true' : '';
+    const rows = await query<{ lsn: string }>(
+      client,
+      `select lsn::text from pg_create_logical_replication_slot($1, 'pgoutput'${failover})`,
+      [slotName],
+    );
+    if (rows[0] === undefined) throw new Error('pg_create_logical_replication_slot answered nothing');
+    return parseLsn(rows[0].lsn);
+  } catch (error) {
+    if (sqlStateOf(error) === '53400') {
+      throw new EnvironmentError(
+        `SLOT_NAME=${slotName}: PostgreSQL has no replication slot free. Raise max_replication_slots, or drop an unused slot.`,
+        { cause: error },
+      );
+    }
+    throw error;
+  } finally {
+    client.release(true);
+  }
+}
+
+/** Refuses a slot of that name which is somebody else's. */
+export function requireOwnSlot(
+  slot: Slot,
+  { slotName, database }: { slotName: string; database: string },
+): void {
+  if (slot.plugin === 'pgoutput' && slot.database === database) return;
+  throw new EnvironmentError(
+    `SLOT_NAME=${slotName}: a slot of that name exists in database ${slot.database} with plugin ${slot.plugin}. ` +
+      `Choose another SLOT_NAME; slot names are unique in a PostgreSQL cluster.`,
+  );
+}
+
+/** Ends the walsender that still holds the slot: of a consumer that hangs, or of a connection that died unseen. */
+export async function terminateSlotHolder(pool: pg.Pool, slotName: string): Promise<void> {
+  await query(
+    pool,
+    'select pg_terminate_backend(active_pid, 5000) from pg_replication_slots where slot_name = $1 and active',
+    [slotName],
+  );
+}

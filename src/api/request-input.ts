@@ -1,0 +1,105 @@
+import type { z } from '@hono/zod-openapi';
+import type { Context, MiddlewareHandler } from 'hono';
+import { timeout } from 'hono/timeout';
+import type { ApiEnv } from './context.ts';
+import { type InputError, ProblemError, unavailable } from './problem.ts';
+
+const BODY_BYTES_MAX = 64 * 1024;
+const BODY_TIMEOUT_MS = 5_000;
+
+/** Answers 503 when the route has none after `limitMs` (what it began ends by its own limits). */
+export const answerWithin = (limitMs: number): MiddlewareHandler<ApiEnv> =>
+  timeout(limitMs, () => unavailable('timed_out', { detail: `No answer within ${limitMs / 1000} s.` }));
+
+/** What the routes' schemas refuse becomes one problem that names each input. */
+export function refuseInvalid(
+  result: { success: true } | { success: false; target: string; error: z.ZodError },
+): void {
+  const ERRORS_MAX = 20;
+  if (result.success) return;
+  const place = result.target === 'param' ? 'path' : 'query';
+  const errors = result.error.issues.flatMap((issue): InputError[] => {
+    const names = issue.code === 'unrecognized_keys' ? issue.keys : [String(issue.path[0])];
+    const message = issue.code === 'unrecognized_keys' ? 'is not known here' : issue.message;
+    return names.map((name) => ({ in: place, name: name.slice(0, 100), message }));
+  });
+  const detail = errors.map((error) => `${error.in}: ${error.name} ${error.message}`)[0] ?? 'malformed';
+  throw new ProblemError('malformed_request', { detail, errors: errors.slice(0, ERRORS_MAX) });
+}
+
+/**
+ * For routes that take no body: nothing or an empty JSON object passes. Anything else is refused rather than ignored,
+ * so that nobody believes that it had an effect.
+ */
+export const acceptNoBody: MiddlewareHandler<ApiEnv> = async (c, next) => {
+  const body = await readBody(c);
+  if (body.byteLength > 0) {
+    const type = c.req.header('content-type')?.split(';')[0]?.trim().toLowerCase();
+    const encoding = c.req.header('content-encoding') ?? 'identity';
+    if (type !== 'application/json' || encoding !== 'identity') {
+      throw new ProblemError('unsupported_media_type', {
+        detail: 'A body must be application/json, not compressed.',
+      });
+    }
+    const value = parseJson(body);
+    if (
+      typeof value !== 'object' ||
+      value === null ||
+      Array.isArray(value) ||
+      Object.keys(value).length > 0
+    ) {
+      throw new ProblemError('malformed_request', {
+        detail: 'This call takes no body: send none, or an empty object.',
+      });
+    }
+  }
+  await next();
+};
+
+function parseJson(body: Uint8Array): unknown {
+  try {
+    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(body));
+  } catch (cause) {
+    throw new ProblemError('malformed_request', { detail: 'The body is not JSON in UTF-8.', cause });
+  }
+}
+
+/** The whole body, bounded in size and time. */
+async function readBody(c: Context<ApiEnv>): Promise<Uint8Array> {
+  const body = c.req.raw.body;
+  if (body === null) return new Uint8Array();
+  if (Number(c.req.header('content-length')) > BODY_BYTES_MAX) throw tooLarge();
+  const reader = body.getReader();
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      reject(
+        new ProblemError('body_timeout', {
+          detail: `The body did not arrive within ${BODY_TIMEOUT_MS / 1000} s.`,
+        }),
+      );
+    }, BODY_TIMEOUT_MS);
+  });
+  try {
+    return await Promise.race([readAll(reader), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+async function readAll(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
+  for (;;) {
+    const { done, value } = await reader.read().catch((cause: unknown) => {
+      throw new ProblemError('malformed_request', { detail: 'The body ended too early.', cause });
+    });
+    if (done) return Buffer.concat(chunks);
+    bytes += value.byteLength;
+    if (bytes > BODY_BYTES_MAX) throw tooLarge();
+    chunks.push(value);
+  }
+}
+
+const tooLarge = (): ProblemError =>
+  new ProblemError('body_too_large', { detail: `The body is larger than ${BODY_BYTES_MAX} bytes.` });

@@ -1,0 +1,171 @@
+import { aggregate } from 'mingo';
+import { compare, resolve } from 'mingo/util';
+import type { Database } from '../../postgres.ts';
+import { assemble, type Document, decode, decodeFields, type Elements, encode, parse } from './bson.ts';
+import { compileFilter, topOf } from './filter.ts';
+import { lookupOf, type UniqueKey } from './keys.ts';
+import { type Collection, countDocuments, findByKeys, type StoredRow, scanDocuments } from './storage.ts';
+import { CommandFailure, FAILURE } from './values.ts';
+
+/** What a sort or an aggregation may hold in memory. */
+const HELD_BYTES_MAX = 64 * 1024 * 1024;
+
+interface Found {
+  body: Buffer;
+  document: Elements;
+}
+
+/** The documents that match, as a stream; each chunk read is a view of its own. */
+async function* findMatches(db: Database, collection: Collection, filter: Document): AsyncGenerator<Found> {
+  const lookup = lookupOf(collection.indexes, filter);
+  const matches = compileFilter(lookup?.rest ?? filter);
+  const chunks =
+    lookup === undefined ? scanDocuments(db, collection.id) : readByKeys(db, collection.id, lookup.keys);
+  for await (const rows of chunks) {
+    for (const { body } of rows) {
+      const document = parse(body);
+      if (matches(document)) yield { body, document };
+    }
+  }
+}
+
+async function* readByKeys(
+  db: Database,
+  collectionId: number,
+  keys: UniqueKey[],
+): AsyncGenerator<StoredRow[]> {
+  const KEYS_AT_ONCE = 200;
+  for (let start = 0; start < keys.length; start += KEYS_AT_ONCE) {
+    const rows = await findByKeys(db, collectionId, keys.slice(start, start + KEYS_AT_ONCE));
+    yield [...rows.values()];
+  }
+}
+
+export interface Find {
+  filter: Document;
+  projection: Document;
+  sort: Document;
+  skip: number;
+  /** 0: no limit. */
+  limit: number;
+}
+
+/** Documents as `find` returns them. With a sort they are held in memory, up to a limit; else they stream. */
+export async function* findDocuments(
+  db: Database,
+  collection: Collection,
+  find: Find,
+): AsyncGenerator<Buffer> {
+  const project = compileProjection(find.projection);
+  const matches = findMatches(db, collection, find.filter);
+  const source = Object.keys(find.sort).length === 0 ? matches : await sortMatches(matches, find);
+  let toSkip = find.skip;
+  let left = find.limit === 0 ? Number.POSITIVE_INFINITY : find.limit;
+  for await (const found of source) {
+    if (toSkip > 0) {
+      toSkip -= 1;
+      continue;
+    }
+    yield project(found);
+    left -= 1;
+    if (left === 0) return;
+  }
+}
+
+/** Whole fields are passed through with their bytes; anything more is mingo's. */
+function compileProjection(projection: Document): (found: Found) => Buffer {
+  const { _id: id = 1, ...fields } = projection;
+  const names = Object.keys(fields);
+  if (names.length === 0 && id !== 0 && id !== false) return ({ body }) => body;
+  const included = names.every((name) => fields[name] === 1 || fields[name] === true);
+  const excluded = names.every((name) => fields[name] === 0 || fields[name] === false);
+  if ((!included && !excluded) || names.some((name) => name.includes('.'))) {
+    return ({ body }) => encode(aggregate([decode(body)], [{ $project: projection }])[0] as Document);
+  }
+  const keepsId = id !== 0 && id !== false;
+  const keepsListed = included && names.length > 0;
+  return ({ document }) => {
+    const kept = [...document].filter(([name]) =>
+      name === '_id' ? keepsId : Object.hasOwn(fields, name) === keepsListed,
+    );
+    return assemble(kept.map(([, element]) => element));
+  };
+}
+
+async function sortMatches(matches: AsyncIterable<Found>, { sort, skip, limit }: Find): Promise<Found[]> {
+  const fields = new Set(Object.keys(sort).map(topOf));
+  const order = (a: Found & { plain: Document }, b: Found & { plain: Document }): number => {
+    for (const [path, direction] of Object.entries(sort)) {
+      const difference = compare(resolve(a.plain, path), resolve(b.plain, path));
+      if (difference !== 0) return difference * Number(direction);
+    }
+    return 0;
+  };
+  const wanted = limit === 0 ? Number.POSITIVE_INFINITY : skip + limit;
+  let held: (Found & { plain: Document })[] = [];
+  let heldBytes = 0;
+  for await (const found of matches) {
+    held.push({ ...found, plain: decodeFields(found.document, fields) });
+    heldBytes += found.body.length;
+    if (held.length > 2 * wanted + 100) {
+      held = held.sort(order).slice(0, wanted);
+      heldBytes = held.reduce((sum, { body }) => sum + body.length, 0);
+    }
+    checkHeld(heldBytes);
+  }
+  return held.sort(order).slice(0, wanted);
+}
+
+function checkHeld(bytes: number): void {
+  if (bytes <= HELD_BYTES_MAX) return;
+  throw new CommandFailure(
+    FAILURE.QueryExceededMemoryLimit,
+    `more than ${HELD_BYTES_MAX} bytes to sort or group`,
+  );
+}
+
+export async function countMatches(db: Database, collection: Collection, filter: Document): Promise<number> {
+  if (Object.keys(filter).length === 0) return countDocuments(db, collection.id);
+  let count = 0;
+  for await (const _ of findMatches(db, collection, filter)) count += 1;
+  return count;
+}
+
+export async function distinctValues(
+  db: Database,
+  collection: Collection,
+  { path, filter }: { path: string; filter: Document },
+): Promise<unknown[]> {
+  const values = new Map<string, unknown>();
+  for await (const { document } of findMatches(db, collection, filter)) {
+    const value = resolve(decodeFields(document, new Set([topOf(path)])), path);
+    for (const item of Array.isArray(value) ? value : [value]) {
+      if (item !== undefined) values.set(`${typeof item} ${JSON.stringify(item)}`, item);
+    }
+  }
+  return [...values.values()];
+}
+
+/** A pipeline over one collection. A leading `$match` is evaluated while reading; the rest is mingo's, in memory. */
+export async function aggregateDocuments(
+  db: Database,
+  collection: Collection,
+  pipeline: Document[],
+): Promise<Document[]> {
+  const match = pipeline[0]?.$match;
+  const filter = (match ?? {}) as Document;
+  const stages = match === undefined ? pipeline : pipeline.slice(1);
+  if (JSON.stringify(stages) === '[{"$group":{"_id":1,"n":{"$sum":1}}}]') {
+    // The driver's countDocuments: nothing to hold.
+    const n = await countMatches(db, collection, filter);
+    return n === 0 ? [] : [{ _id: 1, n }];
+  }
+  const held: Document[] = [];
+  let heldBytes = 0;
+  for await (const { body } of findMatches(db, collection, filter)) {
+    held.push(decode(body));
+    heldBytes += body.length;
+    checkHeld(heldBytes);
+  }
+  return aggregate(held, stages, { scriptEnabled: false });
+}

@@ -1,0 +1,256 @@
+import { readFile } from 'node:fs/promises';
+import type { Pool } from 'pg';
+import { type Database, inTransaction, query, queryPrepared } from '../../postgres.ts';
+import { keyName, type UniqueKey } from './keys.ts';
+
+/** Documents are read in chunks of this many, and of about this many bytes: what one cursor or write holds at most. */
+const CHUNK_DOCUMENTS_MAX = 500;
+const CHUNK_BYTES_MAX = 8 * 1024 * 1024;
+
+export interface Collection {
+  id: number;
+  indexes: Index[];
+}
+
+export interface Index {
+  id: number;
+  name: string;
+  /** Field path → 1 or -1. */
+  keys: Record<string, 1 | -1>;
+  unique: boolean;
+}
+
+/** A document as it is stored. */
+export interface StoredRow {
+  id: number;
+  body: Buffer;
+}
+
+export async function createSchema(pool: Pool): Promise<void> {
+  const schema = await readFile(new URL('./schema.sql', import.meta.url), 'utf8');
+  await inWrite(pool, (client) => query(client, schema));
+}
+
+/**
+ * A transaction that no other writer runs beside, in any process: a guarded update reads what it decides on, and two
+ * of them at once would both pass the guard.
+ */
+export function inWrite<Result>(pool: Pool, work: (client: Database) => Promise<Result>): Promise<Result> {
+  const WRITER_LOCK = 7_212_021;
+  return inTransaction(pool, async (client) => {
+    await query(client, `select pg_advisory_xact_lock(${WRITER_LOCK})`);
+    return work(client);
+  });
+}
+
+const FIND_COLLECTION = {
+  name: 'market_find_collection',
+  text: `
+    select c.id, i.id as index_id, i.name, i.keys, i.is_unique
+    from embedded_market.collections c join embedded_market.indexes i on i.collection_id = c.id
+    where c.database = $1 and c.name = $2 order by i.id`,
+};
+
+export async function findCollection(
+  db: Database,
+  database: string,
+  name: string,
+): Promise<Collection | undefined> {
+  const rows = await queryPrepared<{
+    id: number;
+    index_id: number;
+    name: string;
+    keys: string;
+    is_unique: boolean;
+  }>(db, FIND_COLLECTION, [database, name]);
+  const first = rows[0];
+  if (first === undefined) return undefined;
+  const indexes = rows.map((row) => ({
+    id: row.index_id,
+    name: row.name,
+    keys: JSON.parse(row.keys) as Index['keys'],
+    unique: row.is_unique,
+  }));
+  return { id: first.id, indexes };
+}
+
+/** Call inside `inWrite`. */
+export async function findOrCreateCollection(
+  db: Database,
+  database: string,
+  name: string,
+): Promise<Collection> {
+  const existing = await findCollection(db, database, name);
+  if (existing !== undefined) return existing;
+  const rows = await query<{ id: number }>(
+    db,
+    `insert into embedded_market.collections (database, name) values ($1, $2) returning id`,
+    [database, name],
+  );
+  const id = (rows[0] as { id: number }).id;
+  return { id, indexes: [await insertIndex(db, id, { name: '_id_', keys: { _id: 1 }, unique: true })] };
+}
+
+export async function insertIndex(
+  db: Database,
+  collectionId: number,
+  index: Omit<Index, 'id'>,
+): Promise<Index> {
+  const rows = await query<{ id: number }>(
+    db,
+    `insert into embedded_market.indexes (collection_id, name, keys, is_unique) values ($1, $2, $3, $4) returning id`,
+    [collectionId, index.name, JSON.stringify(index.keys), index.unique],
+  );
+  return { ...index, id: (rows[0] as { id: number }).id };
+}
+
+export async function deleteIndexes(db: Database, indexes: Index[]): Promise<void> {
+  const ids = indexes.map((index) => index.id);
+  await query(db, `delete from embedded_market.unique_keys where index_id = any($1::int[])`, [ids]);
+  await query(db, `delete from embedded_market.indexes where id = any($1::int[])`, [ids]);
+}
+
+export async function dropCollection(db: Database, collection: Collection): Promise<void> {
+  await deleteIndexes(db, collection.indexes);
+  await query(db, `delete from embedded_market.documents where collection_id = $1`, [collection.id]);
+  await query(db, `delete from embedded_market.collections where id = $1`, [collection.id]);
+}
+
+export function listNamespaces(db: Database): Promise<{ database: string; name: string }[]> {
+  return query(db, `select database, name from embedded_market.collections order by database, name`);
+}
+
+export async function countDocuments(db: Database, collectionId: number): Promise<number> {
+  const rows = await query<{ count: number }>(
+    db,
+    `select count(*) as count from embedded_market.documents where collection_id = $1`,
+    [collectionId],
+  );
+  return (rows[0] as { count: number }).count;
+}
+
+/** Every document in chunks, in the order of insertion. Each chunk is a view of its own; none comes twice. */
+export async function* scanDocuments(db: Database, collectionId: number): AsyncGenerator<StoredRow[]> {
+  let afterId = 0;
+  for (;;) {
+    const rows = await query<StoredRow>(
+      db,
+      `select id, body from (
+         select id, body, sum(octet_length(body)) over (order by id) - octet_length(body) as bytes_before
+         from (select id, body from embedded_market.documents
+               where collection_id = $1 and id > $2 order by id limit $3) chunk
+       ) measured where bytes_before < $4 order by id`,
+      [collectionId, afterId, CHUNK_DOCUMENTS_MAX, CHUNK_BYTES_MAX],
+    );
+    const last = rows.at(-1);
+    if (last === undefined) return;
+    yield rows;
+    afterId = last.id;
+  }
+}
+
+const FIND_BY_KEYS = {
+  name: 'market_find_by_keys',
+  text: `
+    select k.index_id, k.key, d.id, d.body
+    from unnest($2::int[], $3::text[]) as wanted (index_id, key)
+    join embedded_market.unique_keys k using (index_id, key)
+    join embedded_market.documents d on d.collection_id = $1 and d.id = k.document_id`,
+};
+
+/** The documents that have these keys, by `keyName`; a key nobody has is not in the map. */
+export async function findByKeys(
+  db: Database,
+  collectionId: number,
+  keys: readonly UniqueKey[],
+): Promise<Map<string, StoredRow>> {
+  const rows = await queryPrepared<StoredRow & { index_id: number; key: string }>(db, FIND_BY_KEYS, [
+    collectionId,
+    keys.map((key) => key.indexId),
+    keys.map((key) => key.key),
+  ]);
+  return new Map(rows.map((row) => [keyName({ indexId: row.index_id, key: row.key }), row]));
+}
+
+/** Adds keys and returns those that another document has already. */
+export async function insertKeys(
+  db: Database,
+  keys: readonly (UniqueKey & { documentId: number })[],
+): Promise<UniqueKey[]> {
+  const inserted = await query<{ index_id: number; key: string; document_id: number }>(
+    db,
+    `insert into embedded_market.unique_keys (index_id, key, document_id)
+     select * from unnest($1::int[], $2::text[], $3::bigint[])
+     on conflict do nothing returning index_id, key, document_id`,
+    [keys.map((key) => key.indexId), keys.map((key) => key.key), keys.map((key) => key.documentId)],
+  );
+  if (inserted.length === keys.length) return [];
+  const own = new Set(
+    inserted.map((row) => `${row.document_id} ${keyName({ indexId: row.index_id, key: row.key })}`),
+  );
+  return keys.filter((key) => !own.has(`${key.documentId} ${keyName(key)}`));
+}
+
+export async function deleteKeys(db: Database, keys: readonly UniqueKey[]): Promise<void> {
+  await query(
+    db,
+    `delete from embedded_market.unique_keys k using unnest($1::int[], $2::text[]) as gone (index_id, key)
+     where k.index_id = gone.index_id and k.key = gone.key`,
+    [keys.map((key) => key.indexId), keys.map((key) => key.key)],
+  );
+}
+
+export async function takeDocumentIds(db: Database, count: number): Promise<number[]> {
+  const rows = await query<{ id: number }>(
+    db,
+    `select nextval('embedded_market.document_ids') as id from generate_series(1, $1)`,
+    [count],
+  );
+  return rows.map((row) => row.id);
+}
+
+const SAVE_DOCUMENTS = {
+  insert: {
+    name: 'market_insert_documents',
+    text: `
+      insert into embedded_market.documents (collection_id, id, body)
+      select $1, id, substring($2::bytea from start for length)
+      from unnest($3::bigint[], $4::int[], $5::int[]) as saved (id, start, length)`,
+  },
+  update: {
+    name: 'market_update_documents',
+    text: `
+      update embedded_market.documents d set body = substring($2::bytea from start for length)
+      from unnest($3::bigint[], $4::int[], $5::int[]) as saved (id, start, length)
+      where d.collection_id = $1 and d.id = saved.id`,
+  },
+};
+
+/** All bodies travel as one binary parameter: an array of bytea would be sent as hexadecimal text. */
+export async function saveDocuments(
+  db: Database,
+  collectionId: number,
+  rows: readonly StoredRow[],
+  kind: 'insert' | 'update',
+): Promise<void> {
+  let end = 1;
+  const starts = rows.map(({ body }) => {
+    end += body.length;
+    return end - body.length;
+  });
+  await queryPrepared(db, SAVE_DOCUMENTS[kind], [
+    collectionId,
+    Buffer.concat(rows.map((row) => row.body)),
+    rows.map((row) => row.id),
+    starts,
+    rows.map((row) => row.body.length),
+  ]);
+}
+
+export async function deleteDocuments(db: Database, collectionId: number, ids: number[]): Promise<void> {
+  await query(
+    db,
+    `delete from embedded_market.documents where collection_id = $1 and id = any($2::bigint[])`,
+    [collectionId, ids],
+  );
+}

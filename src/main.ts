@@ -1,0 +1,83 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Command, CommanderError } from 'commander';
+import { runApi } from './commands/api.ts';
+import { runMigrate } from './commands/migrate.ts';
+import { runPipeline } from './commands/pipeline.ts';
+import { runStart } from './commands/start.ts';
+import { runStatus } from './commands/status.ts';
+import { type Config, listSettings, loadConfig } from './config.ts';
+import { describeError, EnvironmentError, SettingsError } from './errors.ts';
+import { createLogger, type Logger } from './log.ts';
+
+const EXIT_FAILURE = 1;
+const EXIT_SETTINGS = 2;
+const EXIT_ENVIRONMENT = 3;
+
+function buildProgram(): Command {
+  const program = new Command('market-sync')
+    .description(
+      "Keeps Market Connect's listings (MongoDB) in step with Storage Guard's database (PostgreSQL).",
+    )
+    .version(readVersion())
+    .allowExcessArguments(false)
+    .showHelpAfterError('(market-sync --help shows what there is)')
+    .exitOverride();
+  const add = (name: string, description: string): Command =>
+    program
+      .command(name)
+      .description(description)
+      .allowExcessArguments(false)
+      .addHelpText('after', describeSettings())
+      .exitOverride();
+  add('start', 'run everything in one process, with embedded servers where no URL is set').action(() =>
+    withSettings(runStart),
+  );
+  add('pipeline', 'run consumer, publisher and schedules against shared servers').action(() =>
+    withSettings(runPipeline),
+  );
+  add('api', 'run the HTTP API against shared servers').action(() => withSettings(runApi));
+  add('migrate', 'bring the database to this version of the program').action(() => withSettings(runMigrate));
+  add('status', 'say how everything stands')
+    .option('--json', 'as one line of JSON')
+    .action((options: { json?: boolean }) =>
+      withSettings((config, log) => runStatus(config, log, { json: options.json === true })),
+    );
+  return program;
+}
+
+async function withSettings(run: (config: Config, log: Logger) => Promise<void>): Promise<void> {
+  const config = loadConfig(process.env);
+  await run(config, createLogger(config.logLevel));
+}
+
+function describeSettings(): string {
+  const lines = listSettings().map(
+    ({ name, fallback, meaning }) =>
+      `  ${name}${fallback === undefined ? '' : ` [${fallback}]`}\n      ${meaning}`,
+  );
+  return `\nSettings (environment variables; NAME_FILE reads one from a file):\n${lines.join('\n')}\n`;
+}
+
+function readVersion(): string {
+  const file = join(import.meta.dirname, '..', 'package.json');
+  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
+}
+
+function exitCodeOf(error: unknown): number {
+  if (error instanceof SettingsError) return EXIT_SETTINGS;
+  if (error instanceof EnvironmentError) return EXIT_ENVIRONMENT;
+  return EXIT_FAILURE;
+}
+
+try {
+  await buildProgram().parseAsync(process.argv);
+} catch (error) {
+  if (error instanceof CommanderError) {
+    // Commander has said it already.
+    process.exitCode = error.exitCode === 0 ? 0 : EXIT_SETTINGS;
+  } else {
+    process.stderr.write(`market-sync: ${describeError(error)}\n`);
+    process.exitCode = exitCodeOf(error);
+  }
+}

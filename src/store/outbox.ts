@@ -1,0 +1,125 @@
+import type { Snapshot } from '../domain/snapshot.ts';
+import { type Database, query, queryPrepared } from '../postgres.ts';
+
+const CLAIM = {
+  name: 'claim_snapshots',
+  text: 'select * from market_sync.claim_snapshots($1, make_interval(secs => $2), $3, $4)',
+};
+
+export interface Claim {
+  publisher: string;
+  leaseSeconds: number;
+  limit: number;
+  /** These bookings, whether or not they are due; undefined claims what is due. */
+  bookingIds?: string[];
+}
+
+/** Claims snapshots to publish, with a lease, and answers them as they are now. Empty when there are none. */
+export async function claimSnapshots(db: Database, claim: Claim): Promise<Snapshot[]> {
+  return queryPrepared<Snapshot & Record<string, unknown>>(db, CLAIM, [
+    claim.publisher,
+    claim.leaseSeconds,
+    claim.limit,
+    claim.bookingIds ?? null,
+  ]);
+}
+
+/** A version of a listing that MongoDB has confirmed (I2). */
+export interface Published {
+  bookingId: string;
+  epoch: number;
+  revision: number;
+  listingId: string;
+}
+
+const MARK = { name: 'mark_published', text: 'select market_sync.mark_published($1, $2, $3, $4)' };
+
+/** Marks confirmed versions. What is marked already is never lowered. */
+export async function markPublished(db: Database, published: Published[]): Promise<void> {
+  await queryPrepared(db, MARK, [
+    published.map((entry) => entry.bookingId),
+    published.map((entry) => entry.epoch),
+    published.map((entry) => entry.revision),
+    published.map((entry) => entry.listingId),
+  ]);
+}
+
+/** Those of these bookings that have a snapshot to publish: what a claim leaves out of them, another publisher holds. */
+export async function findPublishable(db: Database, bookingIds: readonly string[]): Promise<string[]> {
+  const rows = await query<{ booking_id: string }>(
+    db,
+    'select booking_id from market_sync.snapshot_state where booking_id = any ($1) and revision > 0',
+    [bookingIds],
+  );
+  return rows.map((row) => row.booking_id);
+}
+
+/**
+ * Gives claims of this publisher back, those of `bookingIds` or all, when MongoDB or PostgreSQL was not to be had: the
+ * snapshots themselves are sound, no attempt is counted.
+ */
+export async function releaseClaims(
+  db: Database,
+  { publisher, bookingIds }: { publisher: string; bookingIds?: string[] },
+): Promise<void> {
+  await query(db, 'select market_sync.release_claims($1, $2)', [publisher, bookingIds ?? null]);
+}
+
+export interface Failure {
+  bookingId: string;
+  /** The version that failed: a newer one is not parked for it. */
+  epoch: number;
+  revision: number;
+  error: string;
+  /** Milliseconds before the second attempt; doubled with every further one, up to a minute, and jittered. */
+  retryAfterMs: number;
+  attemptsMax: number;
+}
+
+/** Records that one snapshot could not be published. Answers true when that was its last attempt: it is parked (I7). */
+export async function recordFailure(db: Database, failure: Failure): Promise<boolean> {
+  const rows = await query<{ parked: boolean }>(
+    db,
+    `select market_sync.record_failure($1, $2, $3 * interval '1 millisecond', $4, $5, $6) as parked`,
+    [
+      failure.bookingId,
+      failure.error,
+      failure.retryAfterMs,
+      failure.attemptsMax,
+      failure.epoch,
+      failure.revision,
+    ],
+  );
+  return rows[0]?.parked === true;
+}
+
+const UNPUBLISHED = '(epoch, revision) > (published_epoch, published_revision) and parked_at is null';
+
+/** Milliseconds until the next snapshot can be claimed; undefined when none is left to publish. */
+export async function nextAttemptInMs(db: Database): Promise<number | undefined> {
+  const rows = await query<{ wait_ms: number | null }>(
+    db,
+    `select extract(epoch from min(greatest(next_attempt_at, coalesce(lease_until, '-infinity'), clock_timestamp()))
+       - clock_timestamp())::float8 * 1000 as wait_ms
+     from market_sync.snapshot_state where ${UNPUBLISHED}`,
+  );
+  return rows[0]?.wait_ms ?? undefined;
+}
+
+/** Bookings whose newest snapshot MongoDB has not confirmed, oldest attempt first. */
+export async function findUnpublished(db: Database, limit: number): Promise<string[]> {
+  const rows = await query<{ booking_id: string }>(
+    db,
+    `select booking_id from market_sync.snapshot_state where ${UNPUBLISHED} order by next_attempt_at limit $1`,
+    [limit],
+  );
+  return rows.map((row) => row.booking_id);
+}
+
+export async function countUnpublished(db: Database): Promise<number> {
+  const rows = await query<{ count: number }>(
+    db,
+    `select count(*) from market_sync.snapshot_state where ${UNPUBLISHED}`,
+  );
+  return rows[0]?.count ?? 0;
+}

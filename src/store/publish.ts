@@ -1,0 +1,194 @@
+import { hostname } from 'node:os';
+import { setTimeout as delay } from 'node:timers/promises';
+import type pg from 'pg';
+import type { Config } from '../config.ts';
+import { toListing } from '../domain/listing.ts';
+import type { Snapshot } from '../domain/snapshot.ts';
+import { describeError } from '../errors.ts';
+import type { Logger } from '../log.ts';
+import type { Market } from '../mongo.ts';
+import { type ListingOutcome, type ListingWrite, writeListings } from './listings.ts';
+import { claimSnapshots, findPublishable, markPublished, recordFailure, releaseClaims } from './outbox.ts';
+
+export interface PublishContext {
+  pool: pg.Pool;
+  market: Market;
+  log: Logger;
+  /** Names this publisher in its claims. */
+  publisher: string;
+  leaseSeconds: number;
+  attemptsMax: number;
+  /** Random number in [0, 1), for the jitter of retries. */
+  random: () => number;
+}
+
+/** Names this process in leases and claims, for other processes and for people. */
+export const processName = (): string => `${hostname()}:${process.pid}`;
+
+/** The publishing part of a process, from its settings. */
+export function publishContext(parts: {
+  config: Config;
+  pool: pg.Pool;
+  market: Market;
+  log: Logger;
+  random: () => number;
+  /** Tells the publishers of one process apart. */
+  role: 'pipeline' | 'sweep' | 'api';
+}): PublishContext {
+  return {
+    pool: parts.pool,
+    market: parts.market,
+    log: parts.log,
+    publisher: `${processName()}:${parts.role}`,
+    leaseSeconds: parts.config.publishLeaseSeconds,
+    attemptsMax: parts.config.publishAttemptsMax,
+    random: parts.random,
+  };
+}
+
+export type PublishResult =
+  | { bookingId: string; result: 'published'; listingId: string; revision: number }
+  | { bookingId: string; result: 'failed' | 'parked'; error: string };
+
+export type PublishOutcome =
+  /** Nothing was there to publish. */
+  | { outcome: 'idle' }
+  /** Every claimed snapshot was dealt with on its own. */
+  | { outcome: 'published'; results: PublishResult[] }
+  /** MongoDB is not to be had: the claims were given back, nothing is lost, try again later. */
+  | { outcome: 'unavailable'; error: unknown; claimed: number };
+
+const RETRY_BASE_MS = 500;
+const RETRY_CAP_MS = 60_000;
+
+/** How long `publishBookings` waits for another publisher to finish with a snapshot. */
+const HELD_WAIT_MS = 4_000;
+
+/**
+ * Publishes these bookings and no others, also when they are published already, parked or waiting for their next
+ * attempt. One that another publisher holds right now is waited for, up to four seconds, and then left to it: it is in no
+ * result, and neither is one without a snapshot.
+ */
+export async function publishBookings(
+  ctx: PublishContext,
+  bookingIds: readonly string[],
+): Promise<Exclude<PublishOutcome, { outcome: 'idle' }>> {
+  const deadline = performance.now() + HELD_WAIT_MS;
+  const results: PublishResult[] = [];
+  let rest = [...bookingIds];
+  for (;;) {
+    const outcome = await publishBatch(ctx, { limit: rest.length, bookingIds: rest });
+    if (outcome.outcome === 'unavailable') return outcome;
+    if (outcome.outcome === 'published') {
+      results.push(...outcome.results);
+      const done = new Set(outcome.results.map((result) => result.bookingId));
+      rest = rest.filter((id) => !done.has(id));
+    }
+    rest = rest.length === 0 ? [] : await findPublishable(ctx.pool, rest);
+    if (rest.length === 0 || performance.now() > deadline) return { outcome: 'published', results };
+    await delay(5);
+  }
+}
+
+/**
+ * Claims a batch of snapshots that are due (with `bookingIds`: any of those), writes their listings and marks what
+ * MongoDB has confirmed.
+ *
+ * A version counts as published only after MongoDB acknowledged it with `w: "majority"` (I2); whatever fails in between
+ * leads to the same write again, which the guard of (epoch, revision) absorbs (I3, I4).
+ */
+export async function publishBatch(
+  ctx: PublishContext,
+  { limit, bookingIds }: { limit: number; bookingIds?: string[] },
+): Promise<PublishOutcome> {
+  const snapshots = await claimSnapshots(ctx.pool, {
+    publisher: ctx.publisher,
+    leaseSeconds: ctx.leaseSeconds,
+    limit,
+    ...(bookingIds === undefined ? {} : { bookingIds }),
+  });
+  if (snapshots.length === 0) return { outcome: 'idle' };
+  const outcomes = await writeListings(ctx.market, snapshots.map(toWrite));
+
+  const unavailable = findOutage(outcomes);
+  const results = await settle(ctx, snapshots, outcomes);
+  if (unavailable !== undefined) {
+    return { outcome: 'unavailable', error: unavailable, claimed: snapshots.length };
+  }
+  return { outcome: 'published', results };
+}
+
+function toWrite(snapshot: Snapshot): ListingWrite {
+  // claim_snapshots() has set published_at; an infinite one, set by hand, becomes the epoch rather than an error.
+  const publishedAt = snapshot.published_at instanceof Date ? snapshot.published_at : new Date(0);
+  return { listing: toListing(snapshot, publishedAt), listingId: snapshot.market_listing_id };
+}
+
+/** An error that says something about MongoDB and nothing about the booking. */
+function findOutage(outcomes: ListingOutcome[]): unknown {
+  for (const outcome of outcomes) {
+    if (outcome.result === 'failed' && outcome.kind !== 'poison') return outcome.error;
+  }
+  return undefined;
+}
+
+/** Marks what was confirmed, gives back what MongoDB could not take, counts what failed for reasons of its own. */
+async function settle(
+  ctx: PublishContext,
+  snapshots: Snapshot[],
+  outcomes: ListingOutcome[],
+): Promise<PublishResult[]> {
+  const published: (PublishResult & { result: 'published'; epoch: number })[] = [];
+  const failed: PublishResult[] = [];
+  const returned: string[] = [];
+  for (const [index, outcome] of outcomes.entries()) {
+    const snapshot = snapshots[index];
+    if (snapshot === undefined || snapshot.booking_id !== outcome.bookingId) {
+      throw new Error('writeListings answered out of order');
+    }
+    if (outcome.result !== 'failed') {
+      const { epoch, revision } = snapshot;
+      published.push({
+        bookingId: outcome.bookingId,
+        result: 'published',
+        listingId: outcome.listingId,
+        epoch,
+        revision,
+      });
+    } else if (outcome.kind === 'poison') {
+      failed.push(await recordPoison(ctx, snapshot, outcome.error));
+    } else {
+      returned.push(outcome.bookingId);
+    }
+  }
+  if (published.length > 0) await markPublished(ctx.pool, published);
+  if (returned.length > 0) await releaseClaims(ctx.pool, { publisher: ctx.publisher, bookingIds: returned });
+  return [...published, ...failed];
+}
+
+async function recordPoison(
+  ctx: PublishContext,
+  { booking_id: bookingId, epoch, revision }: Snapshot,
+  cause: unknown,
+): Promise<PublishResult> {
+  const error = describeError(cause);
+  const parked = await recordFailure(ctx.pool, {
+    bookingId,
+    epoch,
+    revision,
+    error,
+    retryAfterMs: RETRY_BASE_MS,
+    attemptsMax: ctx.attemptsMax,
+  });
+  ctx.log.warn(
+    { booking_id: bookingId, error, parked },
+    parked ? 'snapshot parked' : 'publishing a snapshot failed',
+  );
+  return { bookingId, result: parked ? 'parked' : 'failed', error };
+}
+
+/** Capped exponential backoff with jitter: between half and all of what the attempt's number calls for. */
+export function retryDelayMs(attempt: number, random: () => number): number {
+  const full = Math.min(RETRY_CAP_MS, RETRY_BASE_MS * 2 ** Math.min(attempt, 20));
+  return full * (0.5 + random() / 2);
+}

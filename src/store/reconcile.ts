@@ -1,0 +1,113 @@
+import type pg from 'pg';
+import { formatLsn, type Lsn } from '../lsn.ts';
+import { type Database, query, queryPrepared } from '../postgres.ts';
+
+/** Instant as which snapshots are computed; undefined means PostgreSQL's own clock, which alone decides in production. */
+export type Clock = () => Date | undefined;
+
+/** What the change stream said is dirty, by kind of key, each a list of distinct UUIDs. */
+export interface DirtyKeys {
+  booking: string[];
+  location: string[];
+  sensor: string[];
+  vendor: string[];
+  inspection: string[];
+}
+
+export interface ReconcileBatch {
+  generation: number;
+  /** End of the last commit that is covered when this batch is written. */
+  commitLsn: Lsn;
+  /** 32-bit ids of the transactions that must be visible before anything is read. */
+  xids: number[];
+  keys: DirtyKeys;
+  /** Most bookings recomputed in one transaction. */
+  bookingsMax: number;
+  leaseSeconds: number;
+  now: Date | undefined;
+  /** Reason for a recompute of everything that this batch asks for, if it does. */
+  resyncReason: string | undefined;
+}
+
+export type BatchOutcome =
+  | { outcome: 'done'; bookings: number; changed: number }
+  | { outcome: 'not_visible' }
+  | { outcome: 'too_many'; bookingIds: string[] };
+
+const RECONCILE_BATCH = {
+  name: 'reconcile_batch',
+  text: `select outcome, bookings, booking_count, changed_count
+         from market_sync.reconcile_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, make_interval(secs => $10), $11, $12)`,
+};
+
+/**
+ * One batch of the consumer, in one transaction: visibility proved, snapshots recomputed, checkpoint moved (D3a, D6).
+ * With `not_visible` and `too_many` nothing has been written. Raises MS001 when another consumer has taken over.
+ */
+export async function reconcileBatch(client: pg.ClientBase, batch: ReconcileBatch): Promise<BatchOutcome> {
+  const rows = await queryPrepared<{
+    outcome: BatchOutcome['outcome'];
+    bookings: string[] | null;
+    booking_count: number;
+    changed_count: number;
+  }>(client, RECONCILE_BATCH, [
+    batch.generation,
+    formatLsn(batch.commitLsn),
+    batch.xids,
+    batch.keys.booking,
+    batch.keys.location,
+    batch.keys.sensor,
+    batch.keys.vendor,
+    batch.keys.inspection,
+    batch.bookingsMax,
+    batch.leaseSeconds,
+    batch.now ?? null,
+    batch.resyncReason ?? null,
+  ]);
+  const row = rows[0];
+  if (row === undefined) throw new Error('reconcile_batch answered nothing');
+  switch (row.outcome) {
+    case 'done':
+      return { outcome: 'done', bookings: row.booking_count, changed: row.changed_count };
+    case 'not_visible':
+      return { outcome: 'not_visible' };
+    case 'too_many':
+      return { outcome: 'too_many', bookingIds: row.bookings ?? [] };
+  }
+}
+
+export interface Reconciled {
+  booking_id: string;
+  changed: boolean;
+}
+
+const RECONCILE = {
+  name: 'reconcile',
+  text: 'select booking_id, changed from market_sync.reconcile($1, $2)',
+};
+
+/**
+ * Recomputes these bookings' snapshots from committed state, in one transaction. Answers those that have a snapshot
+ * afterwards; one whose data cannot be processed is parked and left out (I7).
+ */
+export async function reconcileBookings(
+  db: Database,
+  { bookingIds, now }: { bookingIds: string[]; now: Date | undefined },
+): Promise<Reconciled[]> {
+  return queryPrepared<Reconciled>(db, RECONCILE, [bookingIds, now ?? null]);
+}
+
+/** Bookings whose snapshot the clock alone has changed by now, most overdue first. */
+export async function findDueForRefresh(
+  db: Database,
+  { now, limit }: { now: Date | undefined; limit: number },
+): Promise<string[]> {
+  const rows = await query<{ booking_id: string }>(
+    db,
+    `select booking_id from market_sync.snapshot_state
+     where next_refresh_at <= (select coalesce($1, clock_timestamp()))
+     order by next_refresh_at limit $2`,
+    [now ?? null, limit],
+  );
+  return rows.map((row) => row.booking_id);
+}

@@ -1,0 +1,115 @@
+import { randomBytes } from 'node:crypto';
+import { Agent } from 'node:http';
+import fc from 'fast-check';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { PROBLEM_TYPE, problemSchema } from '../../src/api/problem.ts';
+import { type RunningApi, startApi } from '../../src/api/server.ts';
+import { query } from '../../src/postgres.ts';
+import {
+  type Answer,
+  type HostileRequest,
+  hostileRequests,
+  type Operation,
+  sendHostile,
+} from './hostile-request.ts';
+import { createTestApi, insertBooking, insertSnapshot, setBookingStatus, type TestApi } from './setup.ts';
+
+const KEY = 'correct-horse-battery';
+const RUNS = Number(process.env.HOSTILE_RUNS ?? 1_500);
+const SEED = Number(process.env.HOSTILE_SEED ?? randomBytes(4).readInt32BE());
+
+let api: TestApi;
+let server: RunningApi;
+beforeAll(async () => {
+  api = await createTestApi({ apiKey: KEY });
+  server = await startApi(api.ctx, { host: '127.0.0.1', port: 0 });
+});
+afterAll(async () => {
+  await server.stop();
+  await api.drop();
+});
+
+interface OpenApi {
+  paths: Record<
+    string,
+    Record<string, { parameters?: { in: string; name: string }[]; responses: Record<string, unknown> }>
+  >;
+}
+
+/** Everything a call could have changed, in PostgreSQL and in the market. */
+async function fingerprint(): Promise<string> {
+  const tables = [
+    'storage_bookings',
+    'market_inventory_snapshots',
+    'market_sync.snapshot_state',
+    'market_sync.checkpoint',
+    'market_sync.resync',
+    'market_sync.settings',
+  ];
+  const parts = tables.map(
+    (table) => `(select md5(coalesce(string_agg(t::text, '|' order by t::text), '')) from ${table} t)`,
+  );
+  const [[row], listings] = await Promise.all([
+    query<{ state: string }>(api.database.pool, `select concat_ws(' ', ${parts.join(', ')}) as state`),
+    api.market.market.listings.find({}).sort({ booking_id: 1 }).toArray(),
+  ]);
+  return `${row?.state} ${JSON.stringify(listings)}`;
+}
+
+test(`${RUNS} hostile requests: never 5xx, every error a problem, and what is refused changes nothing`, async () => {
+  console.log(`hostile requests: ${RUNS}, replay with HOSTILE_SEED=${SEED}`);
+  const { pool } = api.database;
+  const live = await insertSnapshot(pool);
+  const withdrawn = await insertSnapshot(pool);
+  await setBookingStatus(pool, withdrawn.bookingId, 'cancelled');
+  const bare = await insertBooking(pool);
+  const bookingIds = [live, withdrawn, bare].map((booked) => booked.bookingId);
+  const document = (await (await fetch(`${server.url}/openapi.json`)).json()) as OpenApi;
+  const operations: Operation[] = Object.entries(document.paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, { parameters = [] }]) => ({
+      path,
+      method,
+      query: parameters.filter((parameter) => parameter.in === 'query').map((parameter) => parameter.name),
+    })),
+  );
+  const statuses = new Map<number, number>();
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  let before = await fingerprint();
+
+  const check = async (request: HostileRequest): Promise<void> => {
+    const answer = await sendHostile(server.url, agent, request);
+    statuses.set(answer.status, (statuses.get(answer.status) ?? 0) + 1);
+    expectWellFormed(request, answer);
+    // A safe one that changed something is found at the next that is not.
+    if (['GET', 'HEAD', 'OPTIONS'].includes(request.method)) return;
+    const after = await fingerprint();
+    if (answer.status >= 400) expect(after).toBe(before);
+    before = after;
+  };
+  await fc.assert(fc.asyncProperty(hostileRequests(operations, { bookingIds, key: KEY }), check), {
+    numRuns: RUNS,
+    seed: SEED,
+  });
+
+  expect(await fingerprint()).toBe(before);
+  agent.destroy();
+  expect(({} as Record<string, unknown>).polluted).toBeUndefined();
+  // What was sent was neither all refused nor refused for one reason.
+  for (const status of [200, 400, 401, 403, 404, 405, 413, 415])
+    expect([...statuses.keys()]).toContain(status);
+});
+
+/** readyz says 503 where no pipeline runs, as here. */
+const isReadiness = (target: string): boolean => /^\/readyz(\?|$)/.test(target);
+
+function expectWellFormed(request: HostileRequest, answer: Answer): void {
+  if (answer.status === 503 && isReadiness(request.target)) return;
+  expect(answer.status).toBeLessThan(500);
+  if (answer.status < 400) return;
+  expect([400, 401, 403, 404, 405, 413, 415, 431]).toContain(answer.status);
+  expect(answer.headers['content-type']).toBe(PROBLEM_TYPE);
+  if (answer.status === 405) expect(answer.headers.allow).toMatch(/OPTIONS/);
+  if (request.method === 'HEAD') return;
+  const problem = problemSchema.parse(JSON.parse(answer.body.toString('utf8')));
+  expect(problem.status).toBe(answer.status);
+}
