@@ -1,4 +1,5 @@
-import { setTimeout as delay } from 'node:timers/promises';
+import { once } from 'node:events';
+import type { Socket } from 'node:net';
 import pg from 'pg';
 import { LogicalReplicationService, PgoutputPlugin } from 'pg-logical-replication';
 import { formatLsn, type Lsn, parseLsn } from '../src/lsn.ts';
@@ -42,9 +43,9 @@ class RawPgoutputPlugin extends PgoutputPlugin {
   }
 }
 
-/** What the library keeps to itself and offers no call for: the socket. */
+/** What the library keeps to itself and offers no call for: the connection and its socket. */
 interface ServiceInternals {
-  _connection: { stream: { pause(): void; resume(): void; destroy(): void } } | null;
+  _connection: { stream: Socket; end(): void } | null;
 }
 
 /**
@@ -85,16 +86,19 @@ export async function startReplication(options: ReplicationOptions): Promise<Rep
       fail(error);
     }
   };
+  /**
+   * Says goodbye and reads on until the server has closed. The library would destroy the socket: with data unread that
+   * resets the connection, and a server that is writing then ends without having read the last confirmation.
+   */
   const close = async (): Promise<void> => {
-    const stream = internals._connection?.stream;
-    const abort = new AbortController();
-    const cut = delay(STOP_TIMEOUT_MS, undefined, { signal: abort.signal }).then(
-      () => stream?.destroy(),
-      () => undefined,
-    );
+    const connection = internals._connection;
+    if (connection !== null && !connection.stream.destroyed) {
+      const closed = once(connection.stream, 'close', { signal: AbortSignal.timeout(STOP_TIMEOUT_MS) });
+      connection.end();
+      connection.stream.resume();
+      await closed.catch(() => undefined);
+    }
     await service.destroy().catch(() => undefined);
-    abort.abort();
-    await cut;
   };
 
   service.on('error', (error: unknown) => fail(toStreamError(error)));

@@ -109,6 +109,31 @@ test('I2: redelivers the second of two adjacent commits after a cut between thei
   expect(after.arrived.flatMap(({ bookingIds }) => bookingIds)).not.toContain(first.bookingIds[0]);
 });
 
+test('row 27: a confirmation right before the stop is read, though the server has much more to send', async () => {
+  await pool.query(`do $$ begin
+    set synchronous_commit = off;
+    for i in 1..20000 loop
+      insert into storage_bookings (farmer_id, crop_type, quantity_kg)
+        values (gen_random_uuid(), repeat('wheat', 20), 1);
+      commit;
+    end loop;
+  end $$`);
+  for (let round = 1; round <= 10; round += 1) {
+    const stopped = Promise.withResolvers<Lsn>();
+    let commits = 0;
+    const { replication } = await subscribe({
+      onChange: (change) => {
+        if (change.kind !== 'commit' || ++commits !== 500) return;
+        void replication.confirm(change.endLsn);
+        void replication.stop().then(() => stopped.resolve(change.endLsn), stopped.reject);
+      },
+    });
+    const endLsn = await stopped.promise;
+    await until('the slot is free', async () => (await slotRow())?.active !== true);
+    expect(await confirmedLsn()).toBe(endLsn);
+  }
+});
+
 test('I2: a confirmation stands at exactly the position given', async () => {
   const { replication, arrived } = await subscribe();
   await insertBooking(pool);

@@ -1,5 +1,5 @@
 import pg from 'pg';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, onTestFinished, test } from 'vitest';
 import type { BatchReport } from '../../pipeline/consume.ts';
 import { Decoder } from '../../pipeline/decode.ts';
 import { findSlot } from '../../pipeline/slot.ts';
@@ -27,6 +27,8 @@ beforeAll(async () => {
   sensorId = await insertSensor(scene.database.pool, locationId);
 });
 
+afterEach(() => scene.stopPipelines());
+
 afterAll(() => scene?.stop());
 
 /** Sessions of the application that do `write` over and over. */
@@ -48,14 +50,13 @@ async function startWriters(
     }
   };
   const writers = Promise.all(Array.from({ length: count }, run));
-  await Promise.race([writers, until('writers write', () => written > 0)]);
-  return {
-    count: () => written,
-    stop: async () => {
-      stopped = true;
-      await writers;
-    },
+  const stop = async (): Promise<void> => {
+    stopped = true;
+    await writers;
   };
+  onTestFinished(stop);
+  await Promise.race([writers, until('writers write', () => written > 0)]);
+  return { count: () => written, stop };
 }
 
 const readSnapshotIds = async (): Promise<Set<string>> =>

@@ -52,6 +52,8 @@ export interface Scene {
   expectConverged(bookingIds?: readonly string[]): Promise<void>;
   /** The booking's only listing. Throws when there are several. */
   listing(bookingId: string): Promise<ListingDocument | undefined>;
+  /** Ends the pipelines that still run: after a test that failed half-way. */
+  stopPipelines(): Promise<void>;
   /** Ends whatever still runs and drops everything. */
   stop(): Promise<void>;
 }
@@ -122,6 +124,10 @@ export async function createScene(
     ];
   };
 
+  const stopPipelines = async (): Promise<void> => {
+    for (const stop of [...stops]) await stop().catch(() => undefined); // A failed one has said so to its test.
+  };
+
   return {
     database,
     market,
@@ -140,8 +146,9 @@ export async function createScene(
       }
     },
     listing,
+    stopPipelines,
     stop: async () => {
-      for (const stop of [...stops]) await stop().catch(() => undefined); // A failed one has said so to its test.
+      await stopPipelines();
       await market.drop();
       await database.drop();
     },
