@@ -2,9 +2,8 @@ import type pg from 'pg';
 import { describeError, EnvironmentError, FencedError } from '../src/errors.ts';
 import type { Logger } from '../src/log.ts';
 import { classifyPostgresError, sqlStateOf } from '../src/postgres.ts';
-import { retryDelayMs } from '../src/store/publish.ts';
 import type { Clock } from '../src/store/reconcile.ts';
-import { pause } from './pause.ts';
+import { outageDelayMs, pause } from './pause.ts';
 import { ConsumerSession } from './session.ts';
 
 export interface ConsumeContext {
@@ -71,7 +70,7 @@ export function startConsumer(ctx: ConsumeContext): Consumer {
         } else {
           throw explainFatal(error);
         }
-        await pause(Math.min(retryDelayMs(attempt, ctx.random), 5_000), abort.signal);
+        await pause(outageDelayMs(attempt, ctx.random), abort.signal);
         attempt += 1;
       }
     }

@@ -9,14 +9,19 @@ import { type Change, Decoder } from './decode.ts';
 /** Milliseconds the server may take to close the connection before it is cut. */
 const STOP_TIMEOUT_MS = 2_000;
 
-/** Milliseconds the server may take to accept a connection. */
+/** Milliseconds the server may take to accept a connection, and to begin to stream. */
 const CONNECT_TIMEOUT_MS = 10_000;
+
+/** Milliseconds of silence before the operating system looks whether the connection is still one. */
+const KEEP_ALIVE_AFTER_MS = 10_000;
 
 export interface ReplicationOptions {
   url: string;
   slotName: string;
   /** Where the stream begins. Never below the slot's confirmed position: the server would silently begin later. */
   startLsn: Lsn;
+  /** Milliseconds of silence, in spite of requests for a reply, after which the server counts as gone. */
+  silenceMaxMs: number;
   /** Called in stream order, never again once it has thrown or `stop()` was called. */
   onChange: (change: Change) => void;
   /** The server has sent everything up to `walEnd`; with `replyRequested` it wants a sign of life. */
@@ -25,8 +30,11 @@ export interface ReplicationOptions {
 
 /** One subscription to the slot. For a new one, start anew: a used one resumes after what it received, not confirmed. */
 export interface Replication {
-  /** Confirms that everything before `lsn` is durable elsewhere: the slot need not keep it. */
-  confirm(lsn: Lsn): Promise<void>;
+  /**
+   * Confirms that everything before `lsn` is durable elsewhere: the slot need not keep it. With `replyRequested` the
+   * server says at once that it is there; when it has not for too long, the stream ends with `ConnectionLostError`.
+   */
+  confirm(lsn: Lsn, options?: { replyRequested: boolean }): Promise<void>;
   /** Stops reading from the socket; the server then waits. */
   pause(): void;
   resume(): void;
@@ -46,6 +54,22 @@ class RawPgoutputPlugin extends PgoutputPlugin {
 /** What the library keeps to itself and offers no call for: the connection and its socket. */
 interface ServiceInternals {
   _connection: { stream: Socket; end(): void } | null;
+  _client: pg.Client | null;
+}
+
+/**
+ * The library listens for errors of its client only once that is connected. A PostgreSQL that dies in the same instant
+ * would take the process with it; so the client is heard as soon as there is one.
+ */
+function hearErrors(internals: ServiceInternals): void {
+  let client: pg.Client | null = null;
+  Object.defineProperty(internals, '_client', {
+    get: () => client,
+    set: (next: pg.Client | null) => {
+      client = next;
+      next?.on('error', () => undefined); // What the library waits for fails with it.
+    },
+  });
 }
 
 /**
@@ -61,15 +85,19 @@ export async function startReplication(options: ReplicationOptions): Promise<Rep
       connectionString: options.url,
       application_name: 'market-sync consumer',
       keepAlive: true,
+      keepAliveInitialDelayMillis: KEEP_ALIVE_AFTER_MS,
       connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     },
     { acknowledge: { auto: false, timeoutSeconds: 0 }, flowControl: { enabled: false } },
   );
   const internals = service as unknown as ServiceInternals;
+  hearErrors(internals);
   const ended = Promise.withResolvers<void>();
   // Whoever starts a replication waits for its end; until then a rejection is not unhandled.
   ended.promise.catch(() => undefined);
   let open = true;
+  let heardAtMs = performance.now();
+  let paused = false;
 
   /** The first failure ends everything: nothing after it is delivered or confirmed. */
   const fail = (error: unknown): void => {
@@ -80,6 +108,7 @@ export async function startReplication(options: ReplicationOptions): Promise<Rep
   };
   const deliver = (work: () => void): void => {
     if (!open) return;
+    heardAtMs = performance.now();
     try {
       work();
     } catch (error) {
@@ -121,16 +150,30 @@ export async function startReplication(options: ReplicationOptions): Promise<Rep
     () => fail(new ConnectionLostError('PostgreSQL ended the replication stream')),
     (error: unknown) => fail(toStreamError(error)),
   );
-  await Promise.race([started, ended.promise, subscription]);
+  const overdue = setTimeout(
+    () => fail(new ConnectionLostError('PostgreSQL does not begin to stream')),
+    2 * CONNECT_TIMEOUT_MS,
+  );
+  await Promise.race([started, ended.promise, subscription]).finally(() => clearTimeout(overdue));
   if (!open) await ended.promise;
 
   return {
-    confirm: async (lsn) => {
+    confirm: async (lsn, { replyRequested } = { replyRequested: false }) => {
+      if (!paused && performance.now() - heardAtMs > options.silenceMaxMs) {
+        fail(new ConnectionLostError('PostgreSQL has fallen silent on the replication stream'));
+      }
       // The library reports x + 1; with adjacent commits that would skip the second one.
-      if (open && lsn > 0n) await service.acknowledge(formatLsn(lsn - 1n));
+      if (open && lsn > 0n) await service.acknowledge(formatLsn(lsn - 1n), replyRequested);
     },
-    pause: () => internals._connection?.stream.pause(),
-    resume: () => internals._connection?.stream.resume(),
+    pause: () => {
+      paused = true;
+      internals._connection?.stream.pause();
+    },
+    resume: () => {
+      paused = false;
+      heardAtMs = performance.now();
+      internals._connection?.stream.resume();
+    },
     stop: async () => {
       if (open) {
         open = false;
@@ -155,8 +198,10 @@ export interface SystemIdentity {
 
 /** What a replication connection of this role finds. */
 export interface ReplicationServer extends SystemIdentity {
-  /** `wal_sender_timeout`: without a sign of life for so long the server closes the connection. 0: never. */
-  senderTimeoutMs: number;
+  /** How often the server must hear from the consumer. */
+  statusIntervalMs: number;
+  /** How long it may itself be silent while it streams. */
+  silenceMaxMs: number;
 }
 
 /** `IDENTIFY_SYSTEM`: the cluster and its timeline. Also proves that the role and pg_hba.conf allow replication. */
@@ -165,6 +210,7 @@ export async function identifyServer(url: string): Promise<ReplicationServer> {
     connectionString: url,
     replication: 'database',
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    query_timeout: CONNECT_TIMEOUT_MS,
   } as pg.ClientConfig);
   client.on('error', () => undefined);
   try {
@@ -180,11 +226,35 @@ export async function identifyServer(url: string): Promise<ReplicationServer> {
     return {
       systemIdentifier: identity.systemid,
       timeline: Number(identity.timeline),
-      senderTimeoutMs: Number(timeout.ms),
+      ...patience(Number(timeout.ms)),
     };
   } catch (error) {
     throw toStreamError(error);
   } finally {
-    await client.end().catch(() => undefined);
+    // Not waited for: it would be for the server.
+    void client.end().catch(() => undefined);
   }
+}
+
+/** How often the server hears from the consumer at the least; more often where `wal_sender_timeout` is short. */
+const STATUS_INTERVAL_MAX_MS = 5_000;
+
+/** A short timeout is for a quick end of dead clients; our own process may stand still for as long. */
+const SILENCE_MIN_MS = 10_000;
+
+/** A server that never gives up may be silent for long: while it decodes a large transaction that concerns nobody. */
+const SILENCE_MAX_MS = 600_000;
+
+/**
+ * Without a sign of life for `wal_sender_timeout` the server closes the connection (0: it never does): four are given
+ * within that time. As much is granted to the server, which after half of it interrupts even its longest work to show one.
+ */
+function patience(senderTimeoutMs: number): { statusIntervalMs: number; silenceMaxMs: number } {
+  if (senderTimeoutMs === 0) {
+    return { statusIntervalMs: STATUS_INTERVAL_MAX_MS, silenceMaxMs: SILENCE_MAX_MS };
+  }
+  return {
+    statusIntervalMs: Math.min(STATUS_INTERVAL_MAX_MS, Math.max(1, senderTimeoutMs / 4)),
+    silenceMaxMs: Math.max(SILENCE_MIN_MS, senderTimeoutMs),
+  };
 }

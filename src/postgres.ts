@@ -1,6 +1,7 @@
 import pg from 'pg';
 import { describeError, EnvironmentError, type ErrorKind } from './errors.ts';
 import type { Logger } from './log.ts';
+import { watchAnswers, whileAnswered } from './lost-answer.ts';
 
 /** Whatever runs a query: the pool for one statement, a client inside a transaction. */
 export type Database = pg.Pool | pg.ClientBase;
@@ -16,6 +17,12 @@ export class ConnectionLostError extends Error {
 // Numerics and bigints as numbers: what is read here (revisions, counts, prices) fits; LSNs are read as text.
 const INT8_OID = 20;
 const NUMERIC_OID = 1700;
+/** Milliseconds a connection may take until it can be used. */
+const CONNECT_TIMEOUT_MS = 10_000;
+
+/** Milliseconds of silence before the operating system looks whether an idle connection is still one. */
+const KEEP_ALIVE_AFTER_MS = 10_000;
+
 const types: pg.CustomTypesConfig = {
   getTypeParser: ((oid: number, format?: 'text' | 'binary') =>
     oid === INT8_OID || oid === NUMERIC_OID
@@ -48,12 +55,16 @@ export function createPool(options: PoolOptions): pg.Pool {
     `set statement_timeout to ${options.statementTimeoutMs ?? 60_000}`,
     `set idle_in_transaction_session_timeout to 60000`,
     `set lock_timeout to 30000`,
+    `select pg_backend_pid() as pid`,
   ].join('; ');
+  const route = { url: options.url, log: options.log };
   const pool = new pg.Pool({
     connectionString: options.url,
     application_name: options.applicationName,
     max: options.connectionsMax ?? 10,
-    connectionTimeoutMillis: 10_000,
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    keepAlive: true,
+    keepAliveInitialDelayMillis: KEEP_ALIVE_AFTER_MS,
     idleTimeoutMillis: 30_000,
     types,
     onConnect: async (client) => {
@@ -61,7 +72,12 @@ export function createPool(options: PoolOptions): pg.Pool {
       client.on('error', (error) =>
         options.log.debug({ error: describeError(error) }, 'postgres connection lost'),
       );
-      await client.query(setup);
+      const answers: unknown = await client.query({
+        text: setup,
+        query_timeout: CONNECT_TIMEOUT_MS,
+      } as pg.QueryConfig);
+      const last = (answers as pg.QueryResult<{ pid: number }>[]).at(-1);
+      if (last?.rows[0] !== undefined) watchAnswers(client, { route, pid: last.rows[0].pid });
     },
   });
   pool.on('error', (error) =>
@@ -72,18 +88,14 @@ export function createPool(options: PoolOptions): pg.Pool {
 
 /**
  * Runs one statement. Throws PostgreSQL's own error (`pg.DatabaseError`, with SQLSTATE), or `ConnectionLostError` for
- * what the driver reports without a code.
+ * what the driver reports without a code. However long it takes, an answer that will not come is noticed.
  */
 export async function query<Row extends pg.QueryResultRow>(
   db: Database,
   text: string,
   values: unknown[] = [],
 ): Promise<Row[]> {
-  try {
-    return (await db.query<Row>(text, values)).rows;
-  } catch (error) {
-    throw toConnectionError(error);
-  }
+  return run<Row>(db, { text, values });
 }
 
 /** As `query`, as a named prepared statement: parsed and planned once per connection. */
@@ -92,8 +104,23 @@ export async function queryPrepared<Row extends pg.QueryResultRow>(
   statement: { name: string; text: string },
   values: unknown[],
 ): Promise<Row[]> {
+  return run<Row>(db, { ...statement, values });
+}
+
+async function run<Row extends pg.QueryResultRow>(db: Database, statement: pg.QueryConfig): Promise<Row[]> {
+  if (db instanceof pg.Pool) {
+    const client = await connect(db);
+    try {
+      const rows = await run<Row>(client, statement);
+      client.release();
+      return rows;
+    } catch (error) {
+      client.release(true);
+      throw error;
+    }
+  }
   try {
-    return (await db.query<Row>({ ...statement, values })).rows;
+    return (await whileAnswered(db, () => db.query<Row>(statement))).rows;
   } catch (error) {
     throw toConnectionError(error);
   }

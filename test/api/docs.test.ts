@@ -34,9 +34,12 @@ test('the OpenAPI document lists every call, with a summary, an answer and its e
   );
   expect(calls.map(({ call }) => call).sort()).toEqual([
     'get /healthz',
+    'get /metrics',
+    'get /pipeline/parked',
     'get /readyz',
     'get /storage-guard/snapshots',
     'get /storage-guard/snapshots/{booking_id}',
+    'post /pipeline/parked/{booking_id}/retry',
     'post /storage-guard/snapshots/sync-all',
     'post /storage-guard/snapshots/{booking_id}/publish',
     'post /storage-guard/snapshots/{booking_id}/reconcile',
@@ -46,7 +49,8 @@ test('the OpenAPI document lists every call, with a summary, an answer and its e
     expect(Object.keys(operation.responses)).toContain('200');
     for (const [status, { content }] of Object.entries(operation.responses)) {
       const isError = Number(status) >= 400 && !(call === 'get /readyz' && status === '503');
-      expect(Object.keys(content ?? {})).toEqual([isError ? 'application/problem+json' : 'application/json']);
+      const answer = call === 'get /metrics' ? 'text/plain' : 'application/json';
+      expect(Object.keys(content ?? {})).toEqual([isError ? 'application/problem+json' : answer]);
     }
   }
   expect(JSON.stringify(document)).not.toContain('own_hash');

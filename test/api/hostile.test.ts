@@ -106,7 +106,7 @@ function expectWellFormed(request: HostileRequest, answer: Answer): void {
   if (answer.status === 503 && isReadiness(request.target)) return;
   expect(answer.status).toBeLessThan(500);
   if (answer.status < 400) return;
-  expect([400, 401, 403, 404, 405, 413, 415, 431]).toContain(answer.status);
+  expect([400, 401, 403, 404, 405, 409, 413, 415, 431]).toContain(answer.status);
   expect(answer.headers['content-type']).toBe(PROBLEM_TYPE);
   if (answer.status === 405) expect(answer.headers.allow).toMatch(/OPTIONS/);
   if (request.method === 'HEAD') return;

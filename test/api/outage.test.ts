@@ -4,33 +4,29 @@ import { connectMarket, type Market } from '../../src/mongo.ts';
 import { createPool } from '../../src/postgres.ts';
 import { findSnapshot } from '../../src/store/snapshots.ts';
 import { testLog, until } from '../support/pipeline.ts';
+import { type FaultProxy, startProxy } from '../support/proxy.ts';
 import { apiContext, createTestApi, expectProblem, insertSnapshot, type TestApi } from './setup.ts';
-import { startProxy, type TcpProxy } from './tcp-proxy.ts';
 
 /** An API that reaches PostgreSQL and the market through proxies, which fail when told to. */
 let direct: TestApi;
 let app: TestApi['app'];
 let pool: ReturnType<typeof createPool>;
 let market: Market;
-let postgresProxy: TcpProxy;
-let marketProxy: TcpProxy;
+let postgresProxy: FaultProxy;
+let marketProxy: FaultProxy;
 
 beforeAll(async () => {
   direct = await createTestApi();
-  const postgresUrl = new URL(direct.database.url);
-  postgresProxy = await startProxy({ host: postgresUrl.hostname, port: Number(postgresUrl.port) });
-  postgresUrl.port = String(postgresProxy.port);
+  postgresProxy = await startProxy(direct.database.url);
   pool = createPool({
-    url: postgresUrl.href,
+    url: postgresProxy.url,
     applicationName: 'test api',
     sourceSchema: 'public',
     log: testLog(),
   });
-  const marketUrl = new URL(direct.market.url);
-  marketProxy = await startProxy({ host: marketUrl.hostname, port: Number(marketUrl.port) });
-  marketUrl.port = String(marketProxy.port);
+  marketProxy = await startProxy(direct.market.url);
   market = await connectMarket({
-    url: marketUrl.href,
+    url: marketProxy.url,
     database: direct.market.database,
     timeoutMs: 10_000,
   });
@@ -39,8 +35,8 @@ beforeAll(async () => {
 afterAll(async () => {
   await market.close();
   await pool.end();
-  await postgresProxy.cut();
-  await marketProxy.cut();
+  await postgresProxy.stop();
+  await marketProxy.stop();
   await direct.drop();
 });
 
@@ -54,7 +50,7 @@ const post = (path: string) => app.request(`${BASE}/${path}`, { method: 'POST' }
 
 test('while PostgreSQL refuses connections every route is 503 with Retry-After, and works when it is back', async () => {
   expect((await app.request(BASE)).status).toBe(200);
-  await postgresProxy.cut();
+  await postgresProxy.refuse();
   for (const response of [
     await app.request(BASE),
     await app.request(`${BASE}/${bookingId}`),
@@ -82,7 +78,7 @@ test('a database that is being dropped or shut down under a request is 503, not 
   holder.release();
 });
 
-test.each(['hang', 'cut'] as const)(
+test.each(['hang', 'refuse'] as const)(
   'while MongoDB is away (%s), publish and sync-all are 503 within a second, and the snapshot stays as it was',
   async (failure) => {
     expect((await post(`${bookingId}/publish`)).status).toBe(200);
