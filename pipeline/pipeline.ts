@@ -9,9 +9,11 @@ import { readMarketEpoch } from '../src/store/listings.ts';
 import { processName, publishContext } from '../src/store/publish.ts';
 import type { Clock } from '../src/store/reconcile.ts';
 import { type BatchReport, type Consumer, startConsumer } from './consume.ts';
+import { startHistoryCheck } from './history-check.ts';
 import { startPublisher } from './publish.ts';
 import { startResyncer } from './resync.ts';
 import { scheduledJobs } from './schedules.ts';
+import { startSlotWatch } from './slot-watch.ts';
 
 export interface PipelineContext {
   config: Config;
@@ -44,6 +46,8 @@ export async function startPipeline(ctx: PipelineContext): Promise<Pipeline> {
   const publish = publishContext({ config, pool, market, log, random, role: 'pipeline' });
   const publisher = startPublisher(publish, { batchMax: config.publishBatchMax });
   const resyncer = startResyncer({ pool, market, log, clock, chunkMax: config.batchKeysMax });
+  const historyCheck = startHistoryCheck({ pool, market, log });
+  const slotWatch = startSlotWatch({ pool, log });
   const consumer = startConsumer({
     pool,
     databaseUrl: ctx.databaseUrl,
@@ -61,7 +65,7 @@ export async function startPipeline(ctx: PipelineContext): Promise<Pipeline> {
     random,
     ...(ctx.onBatch === undefined ? {} : { onBatch: ctx.onBatch }),
   });
-  const failed = Promise.all([consumer.ended, publisher.ended, resyncer.ended]).then(
+  const failed = Promise.all([consumer.ended, publisher.ended, resyncer.ended, historyCheck.ended]).then(
     () => new Promise<never>(() => undefined),
   );
   // Before anything is waited for: a part may fail while the queue is still starting.
@@ -69,7 +73,7 @@ export async function startPipeline(ctx: PipelineContext): Promise<Pipeline> {
   // One that has ended with an error has said so in `failed`; the others are stopped all the same.
   const stopLoops = async (): Promise<void> => {
     await Promise.allSettled([consumer.stop()]);
-    await Promise.allSettled([resyncer.stop(), publisher.stop()]);
+    await Promise.allSettled([resyncer.stop(), publisher.stop(), historyCheck.stop(), slotWatch.stop()]);
   };
   let queue: Queue;
   try {

@@ -1,8 +1,9 @@
 import { describeError } from '../src/errors.ts';
 import { classifyPostgresError } from '../src/postgres.ts';
 import { nextAttemptInMs, releaseClaims } from '../src/store/outbox.ts';
-import { type PublishContext, publishBatch, retryDelayMs } from '../src/store/publish.ts';
+import { type PublishContext, publishBatch } from '../src/store/publish.ts';
 import { listen } from './listen.ts';
+import { outageDelayMs, pause } from './pause.ts';
 import { Wakeup } from './wakeup.ts';
 
 export interface Publisher {
@@ -24,18 +25,25 @@ const LOOK_AGAIN_MS = 30_000;
 export function startPublisher(ctx: PublishContext, { batchMax }: { batchMax: number }): Publisher {
   const wakeup = new Wakeup();
   const abort = new AbortController();
-  const listener = listen(ctx, 'market_sync_publish', () => wakeup.notify());
+  // Claims in this publisher's name that nobody works on would hold their snapshots back until the lease runs out: of a
+  // process of the same name before this one, or from before PostgreSQL went away. Marks do not wait for the disk, so a
+  // crash may undo one that was made and bring its claim back, while this publisher notices nothing but a new connection.
+  let abandoned = true;
+  const onConnect = (): void => {
+    abandoned = true;
+    wakeup.notify();
+  };
+  const listener = listen(ctx, 'market_sync_publish', () => wakeup.notify(), onConnect);
   const run = async (): Promise<void> => {
-    // Claims in this publisher's name that nobody works on would hold their snapshots back until the lease runs out: of
-    // a process of the same name before this one, or from before PostgreSQL went away.
-    let abandoned = true;
     for (let failures = 0; !abort.signal.aborted; ) {
-      const step = await publishStep(ctx, { batchMax, failures, abandoned });
+      const release = abandoned;
+      abandoned = false;
+      const step = await publishStep(ctx, { batchMax, failures, abandoned: release });
       failures = step.failed ? failures + 1 : 0;
-      abandoned = step.interrupted;
+      abandoned ||= step.interrupted;
       if (step.waitMs === 0) continue;
       // A notification cuts the wait for work short, never the wait for MongoDB.
-      if (step.failed) await waitOrAbort(step.waitMs, abort.signal);
+      if (step.failed) await pause(step.waitMs, abort.signal);
       else await wakeup.wait(step.waitMs);
     }
   };
@@ -81,7 +89,7 @@ async function publishStep(
           interrupted: false,
         };
       case 'unavailable': {
-        const waitMs = retryDelayMs(Math.min(failures, 4), ctx.random);
+        const waitMs = outageDelayMs(failures, ctx.random);
         ctx.log.warn(
           {
             error: describeError(outcome.error),
@@ -95,21 +103,8 @@ async function publishStep(
     }
   } catch (error) {
     if (classifyPostgresError(error) !== 'retryable') throw error;
-    const waitMs = Math.min(retryDelayMs(failures, ctx.random), 5_000);
+    const waitMs = outageDelayMs(failures, ctx.random);
     ctx.log.warn({ error: describeError(error) }, 'publisher interrupted, coming back');
     return { waitMs, failed: true, interrupted: true };
   }
-}
-
-async function waitOrAbort(ms: number, signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return;
-  await new Promise<void>((resolve) => {
-    const timer = setTimeout(done, ms);
-    function done(): void {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', done);
-      resolve();
-    }
-    signal.addEventListener('abort', done);
-  });
 }

@@ -1,4 +1,5 @@
 import type pg from 'pg';
+import { crashPoint } from '../src/crash-point.ts';
 import { describeError } from '../src/errors.ts';
 import type { Logger } from '../src/log.ts';
 import type { Market } from '../src/mongo.ts';
@@ -59,6 +60,7 @@ export function startResyncer(ctx: ResyncContext): Resyncer {
 
 async function resyncStep(ctx: ResyncContext): Promise<'more' | 'soon' | 'wait' | 'none'> {
   try {
+    await crashPoint('resync.between_chunks');
     const progress = await resyncChunk(ctx.pool, { limit: ctx.chunkMax, now: ctx.clock() });
     if (progress === undefined) return 'none';
     if (progress.phase === 'waiting') return 'soon';
@@ -80,11 +82,13 @@ async function removeGhosts(ctx: ResyncContext, id: number): Promise<boolean> {
   if (behind > 0) return false;
   let ghosts: number;
   try {
+    await crashPoint('resync.before_ghosts');
     ghosts = await deleteListingsBefore(ctx.market, { epoch, except: parked });
   } catch (error) {
     ctx.log.warn({ error: describeError(error) }, 'mongodb cannot be read, trying again');
     return false;
   }
+  await crashPoint('resync.ghosts_removed');
   const { bookings, seconds } = await finishResync(ctx.pool, id);
   ctx.log.info({ bookings, ghosts, seconds: Math.round(seconds * 10) / 10, epoch }, 'resync finished');
   return true;

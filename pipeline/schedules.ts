@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import type { Config } from '../src/config.ts';
+import { crashPoint } from '../src/crash-point.ts';
 import type { Logger } from '../src/log.ts';
 import type { Market } from '../src/mongo.ts';
 import type { ScheduledJob } from '../src/queue.ts';
@@ -75,6 +76,7 @@ export async function refreshDue(
     if (due.length === 0 || due.join() === previous) break;
     previous = due.join();
     const reconciled = await reconcileBookings(ctx.pool, { bookingIds: due, now: ctx.clock() });
+    await crashPoint('refresh.between_chunks');
     refreshed += due.length;
     changed += reconciled.filter((entry) => entry.changed).length;
   }
@@ -90,13 +92,19 @@ export async function cleanUp(
   signal: AbortSignal,
 ): Promise<{ deleted: number }> {
   let deleted = 0;
+  // What a run before this one has claimed and left, because it was killed or interrupted. Should it still be in work,
+  // both delete the same versions and no others.
+  await releaseExpired(ctx.pool);
   while (!signal.aborted) {
     const expired = await claimExpired(ctx.pool, { now: ctx.clock(), limit: CHUNK_MAX });
     if (expired.length === 0) break;
+    await crashPoint('cleanup.claimed');
     const outcomes = await deleteListings(ctx.market, expired);
     const failed = outcomes.find((outcome) => outcome.result === 'failed');
     const gone = expired.filter((_, index) => outcomes[index]?.result === 'deleted_or_newer');
+    await crashPoint('cleanup.listings_deleted');
     const count = await deleteEnded(ctx.pool, gone);
+    await crashPoint('cleanup.snapshots_deleted');
     deleted += count;
     const kept = expired.filter((entry) => !gone.includes(entry)).map((entry) => entry.bookingId);
     if (kept.length > 0) await releaseExpired(ctx.pool, kept);

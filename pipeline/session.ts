@@ -1,4 +1,5 @@
 import type pg from 'pg';
+import { crashPoint } from '../src/crash-point.ts';
 import { MESSAGE_PREFIX, parseCaptureMessage } from '../src/domain/change.ts';
 import { describeError, EnvironmentError, FencedError } from '../src/errors.ts';
 import { formatLsn, type Lsn } from '../src/lsn.ts';
@@ -27,9 +28,6 @@ const IDLE_CHECKPOINT_BYTES = 16_384n;
 /** How often publication and triggers are looked at. */
 const CAPTURE_CHECK_MS = 5_000;
 
-/** How often the server hears from the consumer at the least; more often where `wal_sender_timeout` is short. */
-const STATUS_INTERVAL_MAX_MS = 5_000;
-
 /** From taking the place to losing it, or the connection. Never used twice: what it received is not what is confirmed. */
 export class ConsumerSession {
   readonly #ctx: ConsumeContext;
@@ -56,6 +54,7 @@ export class ConsumerSession {
     if (generation === undefined) return;
     this.#generation = generation;
     this.#renewedAtMs = performance.now();
+    await crashPoint('consumer.acquired');
     const control = await connect(this.#ctx.pool);
     const timers = [
       setInterval(() => void this.#renewLease(), (this.#ctx.leaseSeconds * 1000) / 3),
@@ -68,7 +67,7 @@ export class ConsumerSession {
     const onAbort = (): void => this.#wakeup.notify();
     this.#signal.addEventListener('abort', onAbort);
     try {
-      await terminateSlotHolder(this.#ctx.pool, this.#ctx.slotName);
+      await terminateSlotHolder(this.#ctx.pool, { slotName: this.#ctx.slotName, generation });
       const server = await identifyServer(this.#ctx.databaseUrl);
       const startLsn = await prepareSlot(this.#ctx, { generation, system: server, signal: this.#signal });
       this.#dirty = new DirtySet(startLsn);
@@ -77,6 +76,7 @@ export class ConsumerSession {
         url: this.#ctx.databaseUrl,
         slotName: this.#ctx.slotName,
         startLsn,
+        silenceMaxMs: server.silenceMaxMs,
         onChange: (change) => this.#receive(change),
         onKeepalive: ({ walEnd, replyRequested }) => {
           this.#dirty.keepalive(walEnd);
@@ -86,7 +86,8 @@ export class ConsumerSession {
       this.#replication.ended.catch((error: unknown) => this.#fail(error));
       await this.#requireSameSlot(startLsn);
       // By a timer, not only when asked: while reading is paused nobody hears the server ask.
-      timers.push(setInterval(() => void this.#sendStatus(), statusIntervalMs(server.senderTimeoutMs)));
+      const { statusIntervalMs } = server;
+      timers.push(setInterval(() => void this.#sendStatus({ replyRequested: true }), statusIntervalMs));
       this.#report('active');
       this.#ctx.log.info(
         { slot_name: this.#ctx.slotName, start_lsn: formatLsn(startLsn) },
@@ -114,7 +115,7 @@ export class ConsumerSession {
       }
       if (!waiting) {
         this.#report('standby');
-        this.#ctx.log.info({ holder }, 'another consumer is active, standing by');
+        this.#ctx.log.info({ state: 'standby', holder }, 'another consumer is active, standing by');
       }
       await pause(STANDBY_POLL_MS, this.#signal);
     }
@@ -142,6 +143,7 @@ export class ConsumerSession {
         break;
       }
       case 'commit':
+        void crashPoint('consumer.received');
         dirty.commit(change.endLsn);
         this.#wakeup.notify();
         break;
@@ -190,8 +192,10 @@ export class ConsumerSession {
         this.#signal.throwIfAborted();
       },
     });
+    await crashPoint('consumer.reconciled');
     this.#confirmed = batch.coversLsn;
     await this.#sendStatus();
+    await crashPoint('consumer.confirmed');
     if (batch.keyCount === 0) return;
     const summary: BatchReport = {
       keys: batch.keyCount,
@@ -228,8 +232,8 @@ export class ConsumerSession {
   }
 
   /** Confirms what is durable, and nothing else (I2). Also a sign of life. */
-  async #sendStatus(): Promise<void> {
-    await this.#replication?.confirm(this.#confirmed).catch((error: unknown) => this.#fail(error));
+  async #sendStatus(options = { replyRequested: false }): Promise<void> {
+    await this.#replication?.confirm(this.#confirmed, options).catch((error: unknown) => this.#fail(error));
   }
 
   async #renewLease(): Promise<void> {
@@ -285,11 +289,4 @@ export class ConsumerSession {
   #throwFailure(): void {
     if (this.#failure !== undefined) throw this.#failure;
   }
-}
-
-/** Four signs of life within the time after which the server gives up; 0 means that it never does. */
-function statusIntervalMs(senderTimeoutMs: number): number {
-  return senderTimeoutMs === 0
-    ? STATUS_INTERVAL_MAX_MS
-    : Math.min(STATUS_INTERVAL_MAX_MS, Math.max(1, senderTimeoutMs / 4));
 }

@@ -1,4 +1,5 @@
 import type pg from 'pg';
+import { crashPoint } from '../src/crash-point.ts';
 import { EnvironmentError, FencedError } from '../src/errors.ts';
 import type { Logger } from '../src/log.ts';
 import { formatLsn, type Lsn, parseLsn } from '../src/lsn.ts';
@@ -111,7 +112,9 @@ export async function prepareSlot(
   // Whoever lost its place meanwhile must not drop the slot that its successor is about to use.
   const held = await renewConsumer(pool, { generation, leaseSeconds: ctx.leaseSeconds });
   if (!held) throw new FencedError('another consumer has taken over');
-  const commitLsn = await recreateUnlessAborted(ctx, signal);
+  await crashPoint('consumer.history_cut');
+  const commitLsn = await recreateUnlessAborted(ctx, { generation, signal });
+  await crashPoint('consumer.slot_created');
   const { systemIdentifier, timeline } = system;
   const epoch = await beginHistory(pool, {
     generation,
@@ -128,9 +131,13 @@ export async function prepareSlot(
 }
 
 /** PostgreSQL waits for open transactions, and a stop does not wait for PostgreSQL. */
-async function recreateUnlessAborted(ctx: SlotContext, signal: AbortSignal): Promise<Lsn> {
+async function recreateUnlessAborted(
+  ctx: SlotContext,
+  { generation, signal }: { generation: number; signal: AbortSignal },
+): Promise<Lsn> {
   signal.throwIfAborted();
-  const giveUp = (): void => void terminateSlotHolder(ctx.pool, ctx.slotName).catch(() => undefined);
+  const holder = { slotName: ctx.slotName, generation };
+  const giveUp = (): void => void terminateSlotHolder(ctx.pool, holder).catch(() => undefined);
   signal.addEventListener('abort', giveUp);
   try {
     return await recreateSlot(ctx);
@@ -196,11 +203,18 @@ export function requireOwnSlot(
   );
 }
 
-/** Ends the walsender that still holds the slot: of a consumer that hangs, or of a connection that died unseen. */
-export async function terminateSlotHolder(pool: pg.Pool, slotName: string): Promise<void> {
+/**
+ * Ends the walsender that still holds the slot: of a consumer that hangs, or of a connection that died unseen. Whoever
+ * has lost its place meanwhile would end its successor's, and does nothing.
+ */
+export async function terminateSlotHolder(
+  pool: pg.Pool,
+  { slotName, generation }: { slotName: string; generation: number },
+): Promise<void> {
   await query(
     pool,
-    'select pg_terminate_backend(active_pid, 5000) from pg_replication_slots where slot_name = $1 and active',
-    [slotName],
+    `select pg_terminate_backend(active_pid, 5000) from pg_replication_slots
+     where slot_name = $1 and active and exists (select from market_sync.checkpoint where generation = $2)`,
+    [slotName, generation],
   );
 }

@@ -1,4 +1,5 @@
 import type pg from 'pg';
+import { crashPoint } from '../src/crash-point.ts';
 import { reconcileBatch, reconcileBookings } from '../src/store/reconcile.ts';
 import type { ConsumeContext } from './consume.ts';
 import type { Batch } from './dirty.ts';
@@ -31,6 +32,7 @@ export async function writeBatch(
   const notVisibleSince = performance.now();
   for (let waits = 0, warned = false; ; ) {
     stopIfNeeded();
+    await crashPoint('consumer.before_reconcile');
     const outcome = await reconcileBatch(control, {
       generation: generation,
       commitLsn: batch.coversLsn,
@@ -48,6 +50,7 @@ export async function writeBatch(
       // Visibility is proved: what is read from now on is at least as new. The checkpoint moves at the end.
       for (let first = 0; first < outcome.bookingIds.length; first += batchKeysMax) {
         stopIfNeeded();
+        await crashPoint('consumer.between_chunks');
         const chunk = outcome.bookingIds.slice(first, first + batchKeysMax);
         const reconciled = await reconcileBookings(control, { bookingIds: chunk, now: clock() });
         bookings += chunk.length;

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { z } from 'zod';
+import { type CrashSetting, parseCrashSetting } from './crash-point.ts';
 import { SettingsError } from './errors.ts';
 
 const MINUTE_SECONDS = 60;
@@ -172,6 +173,8 @@ export type Config = Readonly<{
   publishSweepCron: string;
   refreshCron: string;
   cleanupCron: string;
+  /** Where the program is to crash; tests alone can ask for it. */
+  crashSetting: CrashSetting | undefined;
 }>;
 
 const LOOPBACK_HOSTS = new Set(['127.0.0.1', '::1', 'localhost']);
@@ -205,10 +208,10 @@ export function loadConfig(environment: NodeJS.ProcessEnv): Config {
       `HOST=${settings.HOST}: without API_KEY only loopback is served. Set API_KEY, or leave HOST at 127.0.0.1.`,
     );
   }
-  return Object.freeze(toConfig(settings));
+  return Object.freeze({ ...toConfig(settings), crashSetting: readCrashSetting(environment) });
 }
 
-function toConfig(settings: Settings): Config {
+function toConfig(settings: Settings): Omit<Config, 'crashSetting'> {
   return {
     databaseUrl: settings.DATABASE_URL,
     mongodbUrl: settings.MONGODB_URL,
@@ -237,6 +240,16 @@ function toConfig(settings: Settings): Config {
     refreshCron: settings.REFRESH_CRON,
     cleanupCron: settings.CLEANUP_CRON,
   };
+}
+
+/** No setting: it is in no list, needs NODE_ENV=test, and anything else refuses it rather than ignoring it. */
+function readCrashSetting(environment: NodeJS.ProcessEnv): CrashSetting | undefined {
+  const text = environment.TEST_CRASH_POINT;
+  if (text === undefined || text === '') return undefined;
+  if (environment.NODE_ENV === 'test') return parseCrashSetting(text);
+  throw new SettingsError(
+    'TEST_CRASH_POINT: makes the program crash, for its own tests, and needs NODE_ENV=test. Unset it.',
+  );
 }
 
 function readSetting(environment: NodeJS.ProcessEnv, name: string): string | undefined {

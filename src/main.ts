@@ -7,6 +7,7 @@ import { runPipeline } from './commands/pipeline.ts';
 import { runStart } from './commands/start.ts';
 import { runStatus } from './commands/status.ts';
 import { type Config, listSettings, loadConfig } from './config.ts';
+import { armCrashPoints } from './crash-point.ts';
 import { describeError, EnvironmentError, SettingsError } from './errors.ts';
 import { createLogger, type Logger } from './log.ts';
 
@@ -48,6 +49,7 @@ function buildProgram(): Command {
 
 async function withSettings(run: (config: Config, log: Logger) => Promise<void>): Promise<void> {
   const config = loadConfig(process.env);
+  if (config.crashSetting !== undefined) armCrashPoints(config.crashSetting);
   await run(config, createLogger(config.logLevel));
 }
 

@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import type pg from 'pg';
+import { crashPoint } from './crash-point.ts';
 import { EnvironmentError } from './errors.ts';
 import type { Logger } from './log.ts';
 import { connect, inTransaction, query, sqlStateOf } from './postgres.ts';
@@ -63,6 +64,7 @@ export async function migrate(ctx: MigrateContext, migrations = readMigrations()
     await verifySource(client, ctx.sourceSchema);
     const applied: string[] = [];
     for (const migration of await findPending(client, migrations)) {
+      await crashPoint('migrate.between_migrations');
       await applyWithRetry(ctx, migration);
       applied.push(migration.name);
       ctx.log.info({ migration: migration.name }, 'migration applied');
@@ -185,9 +187,14 @@ async function apply(client: pg.ClientBase, migration: Migration): Promise<void>
   ]);
 }
 
-/** What a hand may have taken away since: each with the remedy. */
+/** What a hand has taken away since the migrations, each with the remedy. Empty when all is well. */
+export function findMissing(db: pg.Pool | pg.ClientBase): Promise<{ missing: string; remedy: string }[]> {
+  return query(db, MISSING);
+}
+
+/** Throws an `EnvironmentError` that names what a hand has taken away since the migrations, with the remedies. */
 export async function verifyInstalled(db: pg.Pool | pg.ClientBase): Promise<void> {
-  const rows = await query<{ missing: string; remedy: string }>(db, MISSING);
+  const rows = await findMissing(db);
   if (rows.length > 0) {
     throw new EnvironmentError(
       `DATABASE_URL: missing or disabled: ${rows.map((row) => row.missing).join(', ')}. ` +

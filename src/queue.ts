@@ -1,4 +1,5 @@
 import { PgBoss } from 'pg-boss';
+import { crashPoint } from './crash-point.ts';
 import { describeError } from './errors.ts';
 import type { Logger } from './log.ts';
 
@@ -22,6 +23,18 @@ export interface Queue {
 /** How long a stop waits for jobs in work. */
 const STOP_TIMEOUT_MS = 5_000;
 
+/**
+ * A job is its process's own, and policy `stately` lets no other of its name begin meanwhile. Without signs of life a
+ * killed process would keep it until the job expires: refreshes would stop for minutes. No less than 10 is accepted.
+ */
+const HEARTBEAT_SECONDS = 10;
+
+/** How often jobs without a sign of life, and expired ones, are looked for. */
+const SUPERVISE_SECONDS = 10;
+
+/** Nobody notifies of a job that is to be tried again. */
+const LOOK_AGAIN_SECONDS = 5;
+
 /** Finished jobs stay this long for people to look at. */
 const KEEP_FINISHED_SECONDS = 7 * 24 * 3600;
 
@@ -42,6 +55,8 @@ export async function startQueue(
     useListenNotify: true,
     cronMonitorIntervalSeconds: 10,
     cronWorkerIntervalSeconds: 5,
+    superviseIntervalSeconds: SUPERVISE_SECONDS,
+    monitorIntervalSeconds: SUPERVISE_SECONDS,
   });
   boss.on('error', (error) => log.warn({ error: describeError(error) }, 'queue error'));
   boss.on('warning', (warning) => log.debug({ warning: warning.message }, 'queue warning'));
@@ -50,14 +65,17 @@ export async function startQueue(
     const options = {
       notify: true,
       retryLimit: 2,
+      heartbeatSeconds: HEARTBEAT_SECONDS,
       expireInSeconds: job.expireInSeconds,
       deleteAfterSeconds: KEEP_FINISHED_SECONDS,
     };
     await boss.createQueue(job.name, { policy: 'stately', ...options });
     await boss.updateQueue(job.name, options);
-    await boss.work(job.name, { pollingIntervalSeconds: 2, batchSize: 1 }, async (claimed) => {
+    const polling = { pollingIntervalSeconds: 2, notifyPollingIntervalSeconds: LOOK_AGAIN_SECONDS };
+    await boss.work(job.name, { ...polling, batchSize: 1 }, async (claimed) => {
       const signal = claimed[0]?.signal ?? AbortSignal.abort();
       try {
+        await crashPoint('queue.job_started');
         const output = await job.run(signal);
         log.debug({ job: job.name, ...output }, 'job done');
         return output;

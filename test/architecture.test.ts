@@ -38,11 +38,13 @@ const OWNERS: Record<string, RegExp> = {
   commander: /^src\/main\.ts$/,
   pino: /^src\/log\.ts$/,
   'pino-pretty': /^src\/log\.ts$/,
+  'prom-client': /^src\/api\/metrics\.ts$/,
 };
 
 /** `pg` itself, beyond its types: connections are made with the settings of `createPool`, but for these. */
 const PG_OWNERS: Record<string, string> = {
   'src/postgres.ts': 'makes the pools',
+  'src/lost-answer.ts': 'asks past a pool whose connections may be lost',
   'src/source.ts': 'escapes an identifier',
   'src/embedded/start-server.ts': 'asks the server it has just started, before there is a pool',
   'src/embedded/postgres.ts': 'creates databases, which no pool of a database can do',

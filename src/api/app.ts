@@ -7,12 +7,15 @@ import type { ApiContext, ApiEnv, RouteContext } from './context.ts';
 import { mountDocs } from './docs.ts';
 import { mountGetSnapshot } from './get-snapshot.ts';
 import { createDatabaseProbe, createMarketProbe, mountHealth } from './health.ts';
+import { mountListParked } from './list-parked.ts';
 import { mountListSnapshots } from './list-snapshots.ts';
+import { mountMetrics } from './metrics.ts';
 import { ProblemError } from './problem.ts';
 import { mountPublishSnapshot } from './publish-snapshot.ts';
 import { mountReconcileSnapshot } from './reconcile-snapshot.ts';
 import { refuseInvalid } from './request-input.ts';
 import { logRequests } from './request-log.ts';
+import { mountRetryParked } from './retry-parked.ts';
 import { mountSyncAll } from './sync-all.ts';
 
 /**
@@ -60,7 +63,10 @@ export function createApi(
     mountGetSnapshot,
     mountPublishSnapshot,
     mountReconcileSnapshot,
+    mountListParked,
+    mountRetryParked,
     mountHealth,
+    mountMetrics,
     mountDocs,
   ]) {
     const before = app.routes.length;

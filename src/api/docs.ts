@@ -78,6 +78,7 @@ function describeApi(app: OpenAPIHono<ApiEnv>, requireKey: boolean): unknown {
     security: requireKey ? security : [...security, {}],
     tags: [
       { name: 'Snapshots', description: 'One per booking: what its listing must say.' },
+      { name: 'Pipeline', description: 'What the pipeline could not do by itself.' },
       { name: 'Health', description: 'For whoever watches the service.' },
     ],
   });

@@ -1,7 +1,9 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { findMissing } from '../migrate.ts';
 import { query } from '../postgres.ts';
 import { readCheckpoint } from '../store/checkpoint.ts';
 import { findOpenResync } from '../store/resync.ts';
+import { readSlotHealth, type SlotHealth } from '../store/slot-health.ts';
 import type { ApiContext, ApiEnv, RouteContext } from './context.ts';
 import { createProbe, type Health, type Probe } from './probe.ts';
 import { documentProblems } from './problem.ts';
@@ -45,6 +47,8 @@ const readinessSchema = z
       resync: healthSchema.extend({
         open: z.boolean().openapi({ description: 'Whether everything is being recomputed.' }),
       }),
+      slot: healthSchema,
+      capture: healthSchema,
     }),
   })
   .openapi('Readiness');
@@ -76,7 +80,9 @@ const readinessRoute = createRoute({
   tags: ['Health'],
   summary: 'Whether listings follow the changes',
   description:
-    'Ready means: PostgreSQL and MongoDB answer, a consumer is alive, and no recompute of everything is under way. Answers within 2 s. Needs no key.',
+    'Ready means: PostgreSQL and MongoDB answer, a consumer is alive, no recompute of everything is under way, the ' +
+    'replication slot is there and not about to be lost, and publication and triggers are in place. Parked bookings ' +
+    'hold up nobody and leave it ready. Answers within 2 s. Needs no key.',
   security: [],
   request: { query: z.strictObject({}) },
   responses: {
@@ -98,7 +104,8 @@ export function mountHealth(app: OpenAPIHono<ApiEnv>, ctx: RouteContext): void {
       ctx.probeMarket(),
       probePipeline(),
     ]);
-    const checks = { postgres, mongodb, consumer: pipeline.consumer, resync: pipeline.resync };
+    const { consumer, resync, slot, capture } = pipeline;
+    const checks = { postgres, mongodb, consumer, resync, slot, capture };
     const ready = Object.values(checks).every((check) => check.ok);
     return ready
       ? c.json({ status: 'ready' as const, checks }, 200)
@@ -106,13 +113,32 @@ export function mountHealth(app: OpenAPIHono<ApiEnv>, ctx: RouteContext): void {
   });
 }
 
-type PipelineHealth = Health & Pick<Readiness['checks'], 'consumer' | 'resync'>;
+type PipelineHealth = Health & Pick<Readiness['checks'], 'consumer' | 'resync' | 'slot' | 'capture'>;
+
+const SLOT_DETAILS: Record<SlotHealth['state'], string> = {
+  ok: 'keeps what the consumer needs',
+  filling:
+    'keeps too much WAL back: the consumer does not confirm, and the slot will be lost or the disk full',
+  lost: 'WAL that the consumer needs was removed; it begins a new history',
+  missing: 'was dropped; the consumer begins a new history',
+  none: 'no consumer has made it yet',
+};
+
+/** The names are this project's own, and those of the application's tables, which the docs say too. */
+function describeCapture(missing: { missing: string }[]): Health {
+  const NAMES_MAX = 3;
+  if (missing.length === 0) return { ok: true, detail: 'publication and triggers are in place' };
+  const names = missing.slice(0, NAMES_MAX).map((entry) => entry.missing);
+  const more = missing.length > NAMES_MAX ? ` and ${missing.length - NAMES_MAX} more` : '';
+  return { ok: false, detail: `missing or disabled: ${names.join(', ')}${more}` };
+}
 
 /** As PostgreSQL knows it: the pipeline may run in another process, on another machine. */
 const createPipelineProbe = ({ pool, log }: ApiContext): Probe<PipelineHealth> =>
   createProbe<PipelineHealth>(
     async () => {
       const [checkpoint, resync] = [await readCheckpoint(pool), await findOpenResync(pool)];
+      const [slot, missing] = [await readSlotHealth(pool), await findMissing(pool)];
       return {
         ok: true,
         detail: 'answers',
@@ -128,6 +154,8 @@ const createPipelineProbe = ({ pool, log }: ApiContext): Probe<PipelineHealth> =
             resync === undefined ? 'none is open' : `${resync.reason}: ${resync.bookings} bookings done`,
           open: resync !== undefined,
         },
+        slot: { ok: slot.state === 'ok', detail: SLOT_DETAILS[slot.state] },
+        capture: describeCapture(missing),
       };
     },
     {
@@ -137,6 +165,8 @@ const createPipelineProbe = ({ pool, log }: ApiContext): Probe<PipelineHealth> =
           ...unknown,
           consumer: { ...unknown, alive: false, holder: null },
           resync: { ...unknown, open: false },
+          slot: unknown,
+          capture: unknown,
         };
       },
       timeoutMs: PROBE_MS_MAX,

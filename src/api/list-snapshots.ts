@@ -1,14 +1,10 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
-import { sqlStateOf } from '../postgres.ts';
-import { listSnapshots, type SnapshotCursor, type SnapshotPage } from '../store/snapshots.ts';
+import { listSnapshots, type SnapshotFilter } from '../store/snapshots.ts';
 import type { ApiEnv, RouteContext } from './context.ts';
-import { decodeCursor, encodeCursor } from './cursor.ts';
-import { documentProblems, ProblemError } from './problem.ts';
+import { encodeCursor, LIMIT_DEFAULT, nextCursor, pageParams, readPage } from './cursor.ts';
+import { documentProblems } from './problem.ts';
 import { answerWithin } from './request-input.ts';
 import { SNAPSHOT_STATUSES, snapshotSchema, toSnapshotResource } from './snapshot-resource.ts';
-
-const LIMIT_DEFAULT = 50;
-const LIMIT_MAX = 200;
 
 const querySchema = z.strictObject({
   status: z.enum(SNAPSHOT_STATUSES).optional(),
@@ -22,24 +18,7 @@ const querySchema = z.strictObject({
     .regex(/^[^\0]*$/, 'must not contain NUL')
     .optional()
     .openapi({ description: 'Exactly as the booking has it.', example: 'Tomato' }),
-  limit: z
-    .string()
-    .regex(/^\d{1,3}$/, `must be a whole number from 1 to ${LIMIT_MAX}`)
-    .transform(Number)
-    .pipe(z.int().min(1).max(LIMIT_MAX))
-    .optional()
-    .openapi({
-      type: 'integer',
-      minimum: 1,
-      maximum: LIMIT_MAX,
-      default: LIMIT_DEFAULT,
-      description: 'Most snapshots on a page.',
-    }),
-  cursor: z
-    .string()
-    .max(200)
-    .optional()
-    .openapi({ description: '`next_cursor` of the page before, unchanged.' }),
+  ...pageParams,
 });
 
 const route = createRoute({
@@ -60,10 +39,7 @@ const route = createRoute({
           schema: z.object({
             success: z.literal(true),
             snapshots: z.array(snapshotSchema),
-            next_cursor: z
-              .string()
-              .nullable()
-              .openapi({ description: 'Where the next page begins; null after the last one.' }),
+            next_cursor: nextCursor,
           }),
         },
       },
@@ -81,49 +57,28 @@ const route = createRoute({
 
 export function mountListSnapshots(app: OpenAPIHono<ApiEnv>, ctx: RouteContext): void {
   app.openapi(route, async (c) => {
-    const query = c.req.valid('query');
-    const page = await readPage(ctx, query);
+    const { cursor, limit, ...filter } = c.req.valid('query');
+    const page = await readPage(cursor, (after) =>
+      listSnapshots(ctx.pool, {
+        filter: toFilter(filter),
+        after: after && { createdAt: after.at, bookingId: after.bookingId },
+        limit: limit ?? LIMIT_DEFAULT,
+      }),
+    );
     return c.json(
       {
         success: true as const,
         snapshots: page.snapshots.map(toSnapshotResource),
-        next_cursor: page.next === undefined ? null : encodeCursor(page.next),
+        next_cursor: encodeCursor(page.next && { at: page.next.createdAt, bookingId: page.next.bookingId }),
       },
       200,
     );
   });
 }
 
-async function readPage(ctx: RouteContext, query: z.output<typeof querySchema>): Promise<SnapshotPage> {
-  const after = readCursor(query.cursor);
-  try {
-    return await listSnapshots(ctx.pool, {
-      filter: {
-        ...(query.status === undefined ? {} : { status: query.status }),
-        ...(query.farmer_id === undefined ? {} : { farmerId: query.farmer_id }),
-        ...(query.location_id === undefined ? {} : { locationId: query.location_id }),
-        ...(query.crop_type === undefined ? {} : { cropType: query.crop_type }),
-      },
-      after,
-      limit: query.limit ?? LIMIT_DEFAULT,
-    });
-  } catch (error) {
-    // A cursor made by hand may hold a time that no calendar has: invalid_datetime_format, datetime_field_overflow.
-    const state = sqlStateOf(error);
-    if (after !== undefined && (state === '22007' || state === '22008')) throw malformedCursor();
-    throw error;
-  }
-}
-
-function readCursor(text: string | undefined): SnapshotCursor | undefined {
-  if (text === undefined) return undefined;
-  const cursor = decodeCursor(text);
-  if (cursor === undefined) throw malformedCursor();
-  return cursor;
-}
-
-const malformedCursor = (): ProblemError =>
-  new ProblemError('malformed_request', {
-    detail: 'query: cursor is none that was given out',
-    errors: [{ in: 'query', name: 'cursor', message: 'is none that was given out' }],
-  });
+const toFilter = (query: Omit<z.output<typeof querySchema>, 'cursor' | 'limit'>): SnapshotFilter => ({
+  ...(query.status === undefined ? {} : { status: query.status }),
+  ...(query.farmer_id === undefined ? {} : { farmerId: query.farmer_id }),
+  ...(query.location_id === undefined ? {} : { locationId: query.location_id }),
+  ...(query.crop_type === undefined ? {} : { cropType: query.crop_type }),
+});

@@ -18,6 +18,7 @@ const PROBLEMS = {
   method_not_allowed: { status: 405, example: 'This address takes GET, HEAD.' },
   body_timeout: { status: 408, example: 'The body did not arrive within 5 s.' },
   not_computed: { status: 409, example: 'The snapshot has not been computed yet. Reconcile it first.' },
+  not_parked: { status: 409, example: 'This booking is not parked: there is nothing to retry.' },
   body_too_large: { status: 413, example: 'The body is larger than 65536 bytes.' },
   unsupported_media_type: { status: 415, example: 'A body must be application/json.' },
   wrong_host: { status: 421, example: 'Without a key only loopback names are served.' },
@@ -29,6 +30,7 @@ const PROBLEMS = {
   internal_error: { status: 500, example: 'An unexpected error; the log has it under this request_id.' },
   database_unavailable: { status: 503, example: 'PostgreSQL cannot be reached at the moment.' },
   market_unavailable: { status: 503, example: 'MongoDB cannot be reached at the moment.' },
+  publisher_busy: { status: 503, example: 'Another publisher has this snapshot in work.' },
   timed_out: { status: 503, example: 'No answer within 10 s.' },
 } as const;
 
@@ -85,7 +87,7 @@ export class ProblemError extends HTTPException {
 
 /** A 503: the same call may succeed in a moment. */
 export function unavailable(
-  code: 'database_unavailable' | 'market_unavailable' | 'timed_out',
+  code: 'database_unavailable' | 'market_unavailable' | 'publisher_busy' | 'timed_out',
   details: ProblemDetails,
 ): ProblemError {
   const RETRY_AFTER_SECONDS = 2;

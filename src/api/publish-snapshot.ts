@@ -1,10 +1,12 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { crashPoint } from '../crash-point.ts';
 import type { Snapshot } from '../domain/snapshot.ts';
+import { findPublishable } from '../store/outbox.ts';
 import { type PublishResult, publishBookings } from '../store/publish.ts';
 import { bookingExists, findSnapshot } from '../store/snapshots.ts';
 import type { ApiEnv, RouteContext } from './context.ts';
 import { marketUnavailable, requireMarket } from './market-outage.ts';
-import { documentProblems, ProblemError } from './problem.ts';
+import { documentProblems, ProblemError, unavailable } from './problem.ts';
 import { acceptNoBody, answerWithin } from './request-input.ts';
 import { bookingIdParam } from './snapshot-resource.ts';
 
@@ -51,6 +53,7 @@ const route = createRoute({
       'internal_error',
       'database_unavailable',
       'market_unavailable',
+      'publisher_busy',
       'timed_out',
     ]),
   },
@@ -61,7 +64,9 @@ export function mountPublishSnapshot(app: OpenAPIHono<ApiEnv>, ctx: RouteContext
     const { booking_id } = c.req.valid('param');
     requirePublishable(await findExisting(ctx, booking_id));
     await requireMarket(ctx);
+    await crashPoint('api.before_publish');
     const published = await publishNow(ctx, booking_id);
+    await crashPoint('api.published');
     // Its booking may have ended in between; what was written is then its tombstone, and nothing was published.
     requirePublishable(await findExisting(ctx, booking_id));
     return c.json(
@@ -102,6 +107,12 @@ async function publishNow(
   if (outcome.outcome === 'unavailable') throw marketUnavailable(outcome.error);
   const result = outcome.results[0];
   if (result === undefined) {
+    if ((await findPublishable(ctx.pool, [bookingId])).length > 0) {
+      throw unavailable('publisher_busy', {
+        detail:
+          'Another publisher has this snapshot in work and has not finished. It will be published; try again to see.',
+      });
+    }
     throw new ProblemError('not_computed', {
       detail: 'The snapshot was taken over and has not been computed yet. Reconcile it first.',
     });

@@ -1,4 +1,5 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { crashPoint } from '../crash-point.ts';
 import { reconcileBookings } from '../store/reconcile.ts';
 import { bookingExists, findSnapshot, findTrouble } from '../store/snapshots.ts';
 import type { ApiEnv, RouteContext } from './context.ts';
@@ -52,6 +53,7 @@ const route = createRoute({
 export function mountReconcileSnapshot(app: OpenAPIHono<ApiEnv>, ctx: RouteContext): void {
   app.openapi(route, async (c) => {
     const { booking_id } = c.req.valid('param');
+    await crashPoint('api.before_reconcile');
     const [reconciled] = await reconcileBookings(ctx.pool, {
       bookingIds: [booking_id],
       now: ctx.clock?.(),

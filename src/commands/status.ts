@@ -42,7 +42,7 @@ function describe(status: Status): string {
   const { consumer, slot, checkpoint, snapshots, resync } = status;
   const lines = [
     `consumer    ${consumer.state}${consumer.holder === null ? '' : ` (${consumer.holder})`}`,
-    `slot        ${slot.name ?? 'none yet'}, ${slot.active ? 'streaming' : 'not streaming'}, WAL ${slot.wal_status ?? 'unknown'}, ${formatBytes(slot.retained_wal_bytes)} retained`,
+    `slot        ${slot.name ?? 'none yet'}, ${slot.active ? 'streaming' : 'not streaming'}, WAL ${slot.wal_status ?? 'unknown'}, ${formatBytes(slot.retained_wal_bytes)} retained${slot.safe_wal_bytes === null ? '' : `, ${formatBytes(slot.safe_wal_bytes)} until it is in danger`}`,
     `checkpoint  ${checkpoint.commit_lsn ?? 'none yet'}, ${formatBytes(checkpoint.lag_bytes)} behind, epoch ${checkpoint.epoch}, ${checkpoint.malformed_messages} malformed messages`,
     `snapshots   ${snapshots.total} in all, ${snapshots.to_publish} to publish, ${snapshots.parked} parked, ${snapshots.due_for_refresh} due for refresh`,
     `resync      ${resync === null ? 'none' : `${resync.reason}: ${resync.phase}, ${resync.bookings_done} bookings done`}`,

@@ -27,9 +27,9 @@ export async function claimExpired(
   return rows.map((row) => ({ bookingId: row.booking_id, epoch: row.epoch, revision: row.revision }));
 }
 
-/** Gives back claims of which the listing could not be deleted. */
-export async function releaseExpired(db: Database, bookingIds: string[]): Promise<void> {
-  await releaseClaims(db, { publisher: 'cleanup', bookingIds });
+/** Gives back claims of which the listing could not be deleted; without `bookingIds` every claim of a cleanup. */
+export async function releaseExpired(db: Database, bookingIds?: string[]): Promise<void> {
+  await releaseClaims(db, { publisher: 'cleanup', ...(bookingIds === undefined ? {} : { bookingIds }) });
 }
 
 /**

@@ -1,4 +1,5 @@
 import { type AnyBulkWriteOperation, MongoBulkWriteError, type WithId } from 'mongodb';
+import { crashPoint } from '../crash-point.ts';
 import type { Listing } from '../domain/listing.ts';
 import { classifyMarketError, isDuplicateKey, type Market, toOperationError } from '../mongo.ts';
 
@@ -57,6 +58,7 @@ export async function writeBulk(market: Market, operations: ListingOperation[]):
 
 async function sendBulk(market: Market, operations: ListingOperation[]): Promise<BulkReply> {
   try {
+    await crashPoint('market.before_write');
     // The write concern, majority, is the connection's (mongo.ts).
     const { insertedCount, matchedCount } = await market.listings.bulkWrite(operations, { ordered: false });
     return { insertedCount, matchedCount, errors: new Map() };

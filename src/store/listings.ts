@@ -1,9 +1,11 @@
 import { BSON, type Filter, ObjectId, type WithId } from 'mongodb';
 import { z } from 'zod';
+import { crashPoint } from '../crash-point.ts';
 import type { Listing } from '../domain/listing.ts';
 import type { ErrorKind } from '../errors.ts';
 import { classifyMarketError, isDuplicateKey, type Market } from '../mongo.ts';
 import { type BulkReply, type ListingOperation, writeBulk } from './listing-bulk.ts';
+import { EPOCH_MAX } from './listing-versions.ts';
 
 export interface ListingWrite {
   listing: Listing;
@@ -12,7 +14,7 @@ export interface ListingWrite {
 }
 
 export type ListingOutcome =
-  /** `written`: the listing is at exactly this version; `superseded`: at a newer one. */
+  /** `written`: the listing is at exactly this version; `superseded`: at a newer one, or at this one of another history. */
   { bookingId: string; result: 'written' | 'superseded'; listingId: string } | ListingFailure;
 
 export type DeleteOutcome =
@@ -129,6 +131,7 @@ async function runRound(market: Market, attempts: Attempt[], settle: Settle): Pr
   const open = settleByReply(attempts, reply, settle);
   if (open.length === 0) return [];
   try {
+    await crashPoint('market.between_rounds');
     const stored = await readVersions(
       market,
       open.map((attempt) => attempt.listing.booking_id),
@@ -200,12 +203,13 @@ interface StoredVersion {
   booking_id: string;
   epoch: unknown;
   revision: unknown;
+  metadata?: { last_updated?: unknown };
 }
 
 async function readVersions(market: Market, bookingIds: string[]): Promise<Map<string, StoredVersion>> {
   const documents = await market.listings
     .find({ booking_id: { $in: bookingIds } })
-    .project<StoredVersion>({ _id: 1, booking_id: 1, epoch: 1, revision: 1 })
+    .project<StoredVersion>({ _id: 1, booking_id: 1, epoch: 1, revision: 1, 'metadata.last_updated': 1 })
     .toArray();
   return new Map(documents.map((document) => [document.booking_id, document]));
 }
@@ -218,12 +222,16 @@ function isAtLeast(found: StoredVersion, wanted: Listing): boolean {
 
 const reached = (attempt: Attempt, found: StoredVersion): ListingOutcome => ({
   bookingId: found.booking_id,
-  result:
-    found.epoch === attempt.listing.epoch && found.revision === attempt.listing.revision
-      ? 'written'
-      : 'superseded',
+  result: isSame(found, attempt.listing) ? 'written' : 'superseded',
   listingId: found._id.toHexString(),
 });
+
+/** A database put back to an older state counts the same numbers again; the time of the change then tells them apart. */
+function isSame(found: StoredVersion, { epoch, revision, metadata }: Listing): boolean {
+  if (found.epoch !== epoch || found.revision !== revision) return false;
+  const [theirs, ours] = [found.metadata?.last_updated, metadata?.last_updated];
+  return typeof theirs !== 'string' || typeof ours !== 'string' || theirs === ours;
+}
 
 /**
  * An insert refused as a duplicate although its booking has no document: the booking's was deleted in between (try
@@ -310,10 +318,10 @@ export async function deleteListingsBefore(
   return deletedCount;
 }
 
-/** The highest epoch of any listing; 0 when there is none. Throws the driver's error. */
+/** The highest epoch that a database can have given a listing; 0 when there is none. Throws the driver's error. */
 export async function readMarketEpoch(market: Market): Promise<number> {
   const highest = await market.listings
-    .find({ epoch: { $gte: 1 } })
+    .find({ epoch: { $gte: 1, $lte: EPOCH_MAX } })
     .project<{ epoch: unknown }>({ _id: 0, epoch: 1 })
     .sort({ epoch: -1 })
     .limit(1)

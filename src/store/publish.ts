@@ -2,11 +2,13 @@ import { hostname } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import type { Config } from '../config.ts';
+import { crashPoint } from '../crash-point.ts';
 import { toListing } from '../domain/listing.ts';
 import type { Snapshot } from '../domain/snapshot.ts';
 import { describeError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Market } from '../mongo.ts';
+import { requireKnownVersions } from './history.ts';
 import { type ListingOutcome, type ListingWrite, writeListings } from './listings.ts';
 import { claimSnapshots, findPublishable, markPublished, recordFailure, releaseClaims } from './outbox.ts';
 
@@ -101,6 +103,7 @@ export async function publishBatch(
   ctx: PublishContext,
   { limit, bookingIds }: { limit: number; bookingIds?: string[] },
 ): Promise<PublishOutcome> {
+  await crashPoint('publisher.before_claim');
   const snapshots = await claimSnapshots(ctx.pool, {
     publisher: ctx.publisher,
     leaseSeconds: ctx.leaseSeconds,
@@ -108,10 +111,13 @@ export async function publishBatch(
     ...(bookingIds === undefined ? {} : { bookingIds }),
   });
   if (snapshots.length === 0) return { outcome: 'idle' };
+  await crashPoint('publisher.claimed');
   const outcomes = await writeListings(ctx.market, snapshots.map(toWrite));
 
   const unavailable = findOutage(outcomes);
-  const results = await settle(ctx, snapshots, outcomes);
+  const undone = await findUndone(ctx, outcomes);
+  const results = await settle(ctx, { snapshots, outcomes, undone });
+  await crashPoint('publisher.marked');
   if (unavailable !== undefined) {
     return { outcome: 'unavailable', error: unavailable, claimed: snapshots.length };
   }
@@ -132,11 +138,26 @@ function findOutage(outcomes: ListingOutcome[]): unknown {
   return undefined;
 }
 
-/** Marks what was confirmed, gives back what MongoDB could not take, counts what failed for reasons of its own. */
+/**
+ * The bookings whose newer version in MongoDB this database has never made, because it was put back to an older state.
+ * When there are any, history is cut by now: they are published again in a new epoch (row 13).
+ */
+async function findUndone(ctx: PublishContext, outcomes: ListingOutcome[]): Promise<Set<string>> {
+  const superseded = outcomes.filter((outcome) => outcome.result === 'superseded');
+  if (superseded.length === 0) return new Set();
+  return requireKnownVersions(
+    ctx,
+    superseded.map((outcome) => outcome.bookingId),
+  );
+}
+
+/**
+ * Marks what was confirmed, gives back what MongoDB could not take or what was undone, counts what failed for reasons of
+ * its own.
+ */
 async function settle(
   ctx: PublishContext,
-  snapshots: Snapshot[],
-  outcomes: ListingOutcome[],
+  { snapshots, outcomes, undone }: { snapshots: Snapshot[]; outcomes: ListingOutcome[]; undone: Set<string> },
 ): Promise<PublishResult[]> {
   const published: (PublishResult & { result: 'published'; epoch: number })[] = [];
   const failed: PublishResult[] = [];
@@ -146,7 +167,14 @@ async function settle(
     if (snapshot === undefined || snapshot.booking_id !== outcome.bookingId) {
       throw new Error('writeListings answered out of order');
     }
-    if (outcome.result !== 'failed') {
+    if (undone.has(outcome.bookingId)) {
+      returned.push(outcome.bookingId);
+      failed.push({
+        bookingId: outcome.bookingId,
+        result: 'failed',
+        error: 'MongoDB has a version of another history; everything is being published again',
+      });
+    } else if (outcome.result !== 'failed') {
       const { epoch, revision } = snapshot;
       published.push({
         bookingId: outcome.bookingId,
@@ -161,6 +189,7 @@ async function settle(
       returned.push(outcome.bookingId);
     }
   }
+  if (published.length > 0) await crashPoint('publisher.written');
   if (published.length > 0) await markPublished(ctx.pool, published);
   if (returned.length > 0) await releaseClaims(ctx.pool, { publisher: ctx.publisher, bookingIds: returned });
   return [...published, ...failed];
@@ -172,6 +201,7 @@ async function recordPoison(
   cause: unknown,
 ): Promise<PublishResult> {
   const error = describeError(cause);
+  await crashPoint('publisher.before_failure');
   const parked = await recordFailure(ctx.pool, {
     bookingId,
     epoch,

@@ -8,6 +8,8 @@ export interface Status {
     active: boolean;
     wal_status: string | null;
     retained_wal_bytes: number | null;
+    /** WAL that may still be written before the slot is in danger; null where nothing limits what is kept. */
+    safe_wal_bytes: number | null;
   };
   checkpoint: {
     commit_lsn: string | null;
@@ -28,7 +30,7 @@ export async function readStatus(db: Database): Promise<Status> {
          'state', case when c.lease_until > clock_timestamp() then 'active' else 'absent' end, 'holder', c.holder),
        'slot', jsonb_build_object(
          'name', c.slot_name, 'active', coalesce(s.active, false), 'wal_status', s.wal_status,
-         'retained_wal_bytes', pg_current_wal_lsn() - s.restart_lsn),
+         'retained_wal_bytes', pg_current_wal_lsn() - s.restart_lsn, 'safe_wal_bytes', s.safe_wal_size),
        'checkpoint', jsonb_build_object(
          'commit_lsn', c.commit_lsn, 'lag_bytes', pg_current_wal_lsn() - c.commit_lsn, 'epoch', c.epoch,
          'malformed_messages', c.malformed_messages),

@@ -56,7 +56,7 @@ async function fingerprint(): Promise<string> {
   return `${row?.state} ${JSON.stringify(listings)}`;
 }
 
-test(`${RUNS} hostile requests: never 5xx, every error a problem, and what is refused changes nothing`, async () => {
+test(`row 34: ${RUNS} hostile requests: never 5xx, every error a problem, and what is refused changes nothing`, async () => {
   console.log(`hostile requests: ${RUNS}, replay with HOSTILE_SEED=${SEED}`);
   const { pool } = api.database;
   const live = await insertSnapshot(pool);

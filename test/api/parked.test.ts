@@ -232,7 +232,7 @@ test('a retry of what is not parked is 409, of what nobody knows 404, of what is
   await expectProblem(await retry('x'), 'malformed_request');
 });
 
-test('while MongoDB does not answer a retry says within a second that the booking is released', async () => {
+test('while MongoDB does not answer a retry waits no longer than to find that out, and releases the booking', async () => {
   const { bookingId } = await parkAtPublishing();
   const proxy = await startProxy(api.market.url);
   const market = await connectMarket({

@@ -84,6 +84,19 @@ test('publish answers with the result: the listing is in MongoDB and the snapsho
   expect(read.snapshot.published_at).not.toBeNull();
 });
 
+test('a snapshot that another publisher has in work is 503, with what becomes of it', async () => {
+  const { bookingId } = await insertSnapshot(api.database.pool);
+  await query(
+    api.database.pool,
+    `update market_sync.snapshot_state set claimed_by = 'another', lease_until = clock_timestamp() + interval '1 hour'
+     where booking_id = $1`,
+    [bookingId],
+  );
+  const refused = await post(`${bookingId}/publish`);
+  expect(refused.headers.get('retry-after')).toBe('2');
+  await expectProblem(refused, 'publisher_busy');
+});
+
 test('publishing again restores a listing that was deleted by hand, under the same id', async () => {
   const { bookingId } = await insertSnapshot(api.database.pool);
   const first = publishAnswer.parse(await (await post(`${bookingId}/publish`)).json());

@@ -46,6 +46,7 @@ test('without any setting everything has its documented default', () => {
     publishSweepCron: '*/5 * * * *',
     refreshCron: '* * * * *',
     cleanupCron: '17 3 * * *',
+    crashSetting: undefined,
   } satisfies Config);
 });
 

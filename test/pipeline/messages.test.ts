@@ -40,7 +40,7 @@ const emit = (
 const uuids = (count: number): string[] =>
   Array.from({ length: count }, (_, index) => `00000000-0000-4000-8000-${String(index).padStart(12, '0')}`);
 
-test('messages that nobody can parse are counted and skipped, and what is behind them is reconciled', async () => {
+test('row 25: messages that nobody can parse are counted and skipped, and what is behind them is reconciled', async () => {
   const before = await countMalformed();
   const malformed = [
     '',
@@ -76,7 +76,7 @@ test('messages that nobody can parse are counted and skipped, and what is behind
   expect(pipeline.consumer.state).toBe('active');
 });
 
-test('a forged message that is well-formed costs a recompute and changes nothing', async () => {
+test('row 25: a forged message that is well-formed costs a recompute and changes nothing', async () => {
   const revision = (await scene.listing(bookingId))?.revision;
   await emit(
     JSON.stringify({
@@ -110,7 +110,7 @@ test('messages of others are none of ours', async () => {
   expect(await countMalformed()).toBe(before);
 });
 
-test('I9: 20,000 transactions with a message each merge into few batches, each booking computed a few times', async () => {
+test('I9, row 18: 20,000 transactions with a message each merge into few batches, each booking computed a few times', async () => {
   await scene.database.pool.query(`
     do $$ begin
       for i in 1 .. 20000 loop

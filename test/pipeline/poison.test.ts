@@ -215,3 +215,127 @@ test('D10: what is parked because MongoDB will not take it is still refreshed by
   await scene.settle();
   await scene.expectConverged([bookingId]);
 });
+
+const retryParked = async (bookingIds?: string[]): Promise<number | undefined> => {
+  const { rows } = await scene.database.pool.query<{ count: number }>(
+    'select market_sync.retry_parked($1) as count',
+    [bookingIds ?? null],
+  );
+  return rows[0]?.count;
+};
+
+/** Poison for MongoDB: with the id of another booking's listing, this one's can never be written. Answers its own id. */
+async function stealListingId(bookingId: string, from: string): Promise<string | null> {
+  const { pool } = scene.database;
+  const { rows } = await pool.query<{ id: string | null }>(
+    'select market_listing_id as id from market_inventory_snapshots where booking_id = $1',
+    [bookingId],
+  );
+  await scene.market.market.listings.deleteOne({ booking_id: bookingId });
+  await pool.query(
+    `update market_inventory_snapshots set market_listing_id = (
+       select market_listing_id from market_inventory_snapshots where booking_id = $2) where booking_id = $1`,
+    [bookingId, from],
+  );
+  return rows[0]?.id ?? null;
+}
+const giveListingId = (bookingId: string, listingId: string | null): Promise<unknown> =>
+  scene.database.pool.query(
+    'update market_inventory_snapshots set market_listing_id = $2 where booking_id = $1',
+    [bookingId, listingId],
+  );
+
+test('row 8: what is parked is seen in SQL with where, why, how often and since when, and released by SQL, one or all', async () => {
+  const { pool } = scene.database;
+  const [taken, stolen, uncomputed] = [
+    await insertBooking(pool),
+    await insertBooking(pool, { quantityKg: 1 }),
+    await insertBooking(pool, { quantityKg: 1 }),
+  ];
+  await scene.settle();
+  const listingId = await stealListingId(stolen, taken);
+  await setQuantity(pool, stolen, 2);
+  await poisonSnapshots();
+  try {
+    await setQuantity(pool, uncomputed, POISON_KG);
+    await untilParked(stolen);
+    await untilParked(uncomputed);
+  } finally {
+    await healSnapshots();
+  }
+  const { rows } = await pool.query(
+    `select booking_id, stage, attempts, error, first_failed_at <= last_failed_at and last_failed_at <= parked_at as in_order
+     from market_sync.parked order by stage`,
+  );
+  expect(rows).toEqual([
+    {
+      booking_id: stolen,
+      stage: 'publish',
+      attempts: ATTEMPTS_MAX,
+      error: expect.stringMatching(/belongs to another booking/),
+      in_order: true,
+    },
+    {
+      booking_id: uncomputed,
+      stage: 'reconcile',
+      attempts: 1,
+      error: '22003 no such quantity',
+      in_order: true,
+    },
+  ]);
+
+  // Nothing was mended: one more round, and it is parked again.
+  expect(await retryParked([stolen])).toBe(1);
+  await untilParked(stolen);
+  expect(await stateOf(stolen)).toMatchObject({ attempts: ATTEMPTS_MAX });
+
+  await giveListingId(stolen, listingId);
+  expect(await retryParked()).toBe(2);
+  await scene.settle();
+  await until(
+    'none is parked',
+    async () => (await pool.query('select from market_sync.parked')).rowCount === 0,
+  );
+  await scene.expectConverged([taken, stolen, uncomputed]);
+  expect(await retryParked()).toBe(0);
+  expect(await retryParked([taken])).toBe(0);
+});
+
+test('row 9: a parked one that changed meanwhile is published by SQL at its newest state', async () => {
+  const { pool } = scene.database;
+  const [taken, stolen] = [await insertBooking(pool), await insertBooking(pool, { quantityKg: 1 })];
+  await scene.settle();
+  const listingId = await stealListingId(stolen, taken);
+  await setQuantity(pool, stolen, 2);
+  await untilParked(stolen);
+  // A change gives it another attempt, and that fails too.
+  await setQuantity(pool, stolen, 3);
+  await until('the newer version is parked', async () => {
+    const state = await stateOf(stolen);
+    return state?.parked === true && state.revision === 3;
+  });
+  await giveListingId(stolen, listingId);
+  expect(await retryParked([stolen])).toBe(1);
+  // At once: a publisher that nobody wakes looks again after 30 s.
+  await until('it is published', async () => (await scene.listing(stolen))?.revision === 3, 15_000);
+  expect(await scene.listing(stolen)).toMatchObject({ quantity_kg: 3 });
+  await scene.settle();
+  expect(await stateOf(stolen)).toMatchObject({ parked: false, attempts: 0, last_error: null });
+});
+
+test('I9: thousands of parked bookings that could not be computed are released at once and recomputed in batches', async () => {
+  const { pool } = scene.database;
+  const COUNT = 30_000;
+  await scene.settle();
+  await pool.query(
+    `insert into market_sync.snapshot_state (booking_id, attempts, first_failed_at, last_failed_at, last_error, failed_stage, parked_at)
+     select gen_random_uuid(), 1, now(), now(), 'bad', 'reconcile', now() from generate_series(1, ${COUNT})`,
+  );
+  expect(await retryParked()).toBe(COUNT);
+  await scene.settle();
+  // None has a booking any more: nothing is left of them.
+  const { rows } = await pool.query(
+    'select count(*)::int as count from market_sync.snapshot_state where revision = 0',
+  );
+  expect(rows).toEqual([{ count: 0 }]);
+});
