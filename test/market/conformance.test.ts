@@ -184,7 +184,7 @@ describe.each(TARGETS)('$name', ({ start }) => {
     const kinds = (outcomes: ListingOutcome[]) =>
       outcomes.map((outcome) => (outcome.result === 'failed' ? outcome.kind : outcome.result));
 
-    test('I7: a listing larger than 16 MB is poison, the others are written', async () => {
+    test('I7, row 7: a listing larger than 16 MB is poison, the others are written', async () => {
       const huge = makeListing({
         booking_id: 'b2',
         revision: 2,

@@ -13,7 +13,8 @@ type SessionContext = {
   now(): Date;
   nonce: string;
   note(line: string): void;
-  ended(outcome: 'commits' | 'refused'): void;
+  /** `rows`: source rows that its statements wrote. */
+  ended(outcome: 'commits' | 'refused', rows: number): void;
 };
 
 /** One connection with one transaction. After a refusal the rest is skipped and the end is a rollback. */
@@ -21,6 +22,7 @@ export class Session {
   readonly #client: pg.PoolClient;
   readonly #context: SessionContext;
   #refused = false;
+  #rows = 0;
   #released = false;
 
   constructor(client: pg.PoolClient, context: SessionContext) {
@@ -37,7 +39,8 @@ export class Session {
     if (this.#refused) return;
     this.#context.note(printed(statement, this.#context.nonce));
     try {
-      await this.#client.query(statement.text, statement.values);
+      const { rowCount } = await this.#client.query(statement.text, statement.values);
+      this.#rows += rowCount ?? 0;
     } catch (error) {
       const refusal = REFUSALS.get(String((error as { code?: unknown }).code));
       if (refusal === undefined) {
@@ -56,8 +59,8 @@ export class Session {
     await this.#client.query(word);
     this.#release();
     this.#context.note(word);
-    if (this.#refused) this.#context.ended('refused');
-    else if (committed) this.#context.ended('commits');
+    if (this.#refused) this.#context.ended('refused', 0);
+    else if (committed) this.#context.ended('commits', this.#rows);
   }
 
   /** Closes the connection, whatever state it is in, so that it keeps no locks; nothing if the session has ended. */

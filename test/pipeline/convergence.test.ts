@@ -17,7 +17,7 @@ afterAll(async () => {
 /** Minutes on a slow machine: every history settles several times. */
 const TIMEOUT_MS = 15 * 60_000;
 
-test('I1: whatever happens to the source tables, every snapshot and every listing equals the oracle', {
+test('I1, row 17: whatever happens to the source tables, every snapshot and every listing equals the oracle', {
   timeout: TIMEOUT_MS,
   retry: 0,
 }, async () => {

@@ -54,7 +54,7 @@ async function publishedRevision(bookingId: string): Promise<number | undefined>
   return rows[0]?.revision;
 }
 
-test('I3: publishers that race on one booking leave its one newest listing, and no reader sees its version go down', async (ctx) => {
+test('I3, row 29: publishers that race on one booking leave its one newest listing, and no reader sees its version go down', async (ctx) => {
   if (!scene.market.market.server.atomicUpdates) ctx.skip('FerretDB 1.x does not compare and write at once');
   const { pool } = scene.database;
   const CHANGES = 60;

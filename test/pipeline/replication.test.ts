@@ -42,6 +42,7 @@ async function subscribe(
   const arrived: Arrived[] = [];
   let open: Arrived | undefined;
   const replication = await startReplication({
+    silenceMaxMs: 60_000,
     url: options.url ?? scene.database.url,
     slotName: SLOT,
     startLsn: options.from ?? (await confirmedLsn()),

@@ -8,6 +8,7 @@ import { Session } from '../oracle/session.ts';
 import { checkBooking, type Seen } from '../oracle/settled-state.ts';
 import { loadWorld } from '../oracle/source-rows.ts';
 import { GENESIS, idOf } from '../oracle/statements.ts';
+import { runTransaction, runTwoTransactions } from '../oracle/transactions.ts';
 import { TABLE_NAMES, TABLES } from '../oracle/tables.ts';
 import { type Difference, formatDifferences, type ListingDocument, type SnapshotRow } from './compare.ts';
 import { type ExpectedContent, type OracleSettings, snapshotFrom } from './oracle.ts';
@@ -212,43 +213,13 @@ class HistoryRun {
 
   async #transaction(event: Extract<HistoryEvent, { event: 'transaction' }>): Promise<void> {
     const session = await this.#open(0, '10s');
-    for (const step of event.steps) {
-      if (step.do !== 'savepoint') {
-        await session.command(step);
-        continue;
-      }
-      await session.run({ text: 'savepoint here', values: [] });
-      for (const command of step.commands) await session.command(command);
-      await session.run({ text: step.kept ? 'release here' : 'rollback to here', values: [] });
-    }
-    await session.end(event.committed);
+    await runTransaction(session, event);
   }
 
   /** The rows of both meet now and then: whoever has to wait is refused, as nobody but us could end the wait. */
   async #twoTransactions(event: Extract<HistoryEvent, { event: 'two transactions' }>): Promise<void> {
     const sessions = [await this.#open(1, '20ms'), await this.#open(2, '20ms')] as const;
-    try {
-      await this.#interleave(sessions, event);
-    } finally {
-      for (const session of sessions) session.abandon();
-    }
-  }
-
-  async #interleave(
-    sessions: readonly [Session, Session],
-    event: Extract<HistoryEvent, { event: 'two transactions' }>,
-  ): Promise<void> {
-    const next = [0, 0];
-    // Turns that are left out come at the end, and those of a transaction that is through do nothing.
-    for (const turn of [...event.turns, 0, 0, 0, 1, 1, 1] as const) {
-      const command = event.commands[turn][next[turn] ?? 0];
-      next[turn] = (next[turn] ?? 0) + 1;
-      if (command !== undefined) await sessions[turn].command(command);
-    }
-    for (const turn of event.firstToEnd === 0 ? ([0, 1] as const) : ([1, 0] as const)) {
-      await sessions[turn].end(event.committed[turn]);
-      await this.#observe();
-    }
+    await runTwoTransactions(sessions, event, () => this.#observe());
   }
 
   async #open(number: number, lockTimeout: string): Promise<Session> {

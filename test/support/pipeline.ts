@@ -149,30 +149,36 @@ export async function startTestPipeline(
  */
 export async function settle(
   { pool }: Pick<TestDatabase, 'pool'>,
-  { clock, failed }: { clock?: TestClock | undefined; failed?: Promise<never> } = {},
+  {
+    clock,
+    failed,
+    deadlineMs = DEADLINE_MS,
+  }: { clock?: TestClock | undefined; failed?: Promise<never>; deadlineMs?: number } = {},
 ): Promise<void> {
   const work = async (): Promise<void> => {
     await mark(pool);
     const lsn = await mark(pool);
-    await until('the checkpoint passes the mark', async () => {
+    const passed = async (): Promise<boolean> => {
       const rows = await query<{ passed: boolean }>(
         pool,
         'select commit_lsn >= $1::pg_lsn and not exists (select from market_sync.resync where finished_at is null) as passed from market_sync.checkpoint',
         [lsn],
       );
       return rows[0]?.passed === true;
-    });
+    };
+    await until('the checkpoint passes the mark', passed, deadlineMs);
     if (clock !== undefined) {
       await refreshDue({ pool, clock: () => clock.now() }, new AbortController().signal);
     }
-    await until('everything is published', async () => {
+    const published = async (): Promise<boolean> => {
       const rows = await query<{ left: boolean }>(
         pool,
         `select exists (select from market_sync.snapshot_state
            where (epoch, revision) > (published_epoch, published_revision) and parked_at is null) as left`,
       );
       return rows[0]?.left === false;
-    });
+    };
+    await until('everything is published', published, deadlineMs);
   };
   await (failed === undefined ? work() : Promise.race([work(), failed]));
 }

@@ -95,20 +95,23 @@ async function serve(service: Service, socket: Socket): Promise<void> {
   const { context, log, idle } = service;
   socket.setNoDelay(true);
   idle.add(socket);
+  const closed = once(socket, 'close');
+  const served = pipeline(
+    socket,
+    async function* (source: AsyncIterable<Buffer>) {
+      for await (const request of readRequests(source)) {
+        idle.delete(socket);
+        const reply = await answer(context, request, log);
+        if (request.wantsReply) yield reply;
+        if (service.stopping) return;
+        idle.add(socket);
+      }
+    },
+    socket,
+  );
   try {
-    await pipeline(
-      socket,
-      async function* (source: AsyncIterable<Buffer>) {
-        for await (const request of readRequests(source)) {
-          idle.delete(socket);
-          const reply = await answer(context, request, log);
-          if (request.wantsReply) yield reply;
-          if (service.stopping) return;
-          idle.add(socket);
-        }
-      },
-      socket,
-    );
+    // A reply to a socket that was reset meanwhile waits for ever to be written; a closed one is over in any case.
+    await Promise.race([served, closed]);
   } catch (error) {
     if (error instanceof ProtocolError) {
       log.warn({ error: describeError(error) }, 'market connection closed: not the mongodb wire protocol');

@@ -1,0 +1,122 @@
+import { createRandom, type Random } from '../support/random.ts';
+
+/** Which process of the stage: the pipeline that consumes, one that stands by (and publishes), the API. */
+export type Role = 'consumer' | 'standby' | 'api';
+
+/** What the nemesis does. `begin` and `end` steps of one disturbance stand apart: what comes between meets it. */
+export type Step =
+  | { do: 'kill'; role: Role }
+  | { do: 'kill postmaster' }
+  /** Somebody consumes again: so that the next kill meets a system at work. */
+  | { do: 'await consumer' }
+  | { do: 'pause'; role: Role }
+  | { do: 'continue'; role: Role }
+  | { do: 'terminate backends'; share: number }
+  | { do: 'drop slot' }
+  | { do: 'lose standby' }
+  | { do: 'regain standby' }
+  | { do: 'restart market' }
+  /** Writes of a working publisher arrive after newer ones of another. */
+  | { do: 'delay writes'; role: Role }
+  | { do: 'break'; server: 'market' | 'database'; role: Role; how: Break }
+  | { do: 'mend'; server: 'market' | 'database'; role: Role; how: Break };
+
+/**
+ * How a connection breaks. `refuse`: as of a server that is down; `hang`: what is sent is lost and nobody is told;
+ * `hold`: it arrives late, after newer work of others; `cut`: replies are lost with their connections; `slow`.
+ */
+export type Break = 'refuse' | 'hang' | 'hold' | 'cut' | 'slow';
+
+/** A step, and how many commits of the application are let through before it. */
+export type Planned = { commitsBefore: number; step: Step };
+
+export interface PlanOptions {
+  seed: number;
+  /** SIGKILLs in all, those of the postmaster among them. */
+  kills: number;
+  postmasterKills: number;
+  /** A disturbance that comes again and again, for a mistake that needs it to show. */
+  focus?: Focus | undefined;
+}
+
+export const FOCUSES = ['delay writes'] as const;
+export type Focus = (typeof FOCUSES)[number];
+
+const COMMITS_BETWEEN_MAX = 120;
+
+/** One slot is dropped per so many kills: each costs a recompute of everything. */
+const KILLS_PER_DROPPED_SLOT = 40;
+
+/** Everything the nemesis will do, decided by the seed alone. */
+export function makePlan({ seed, kills, postmasterKills, focus }: PlanOptions): Planned[] {
+  const random = createRandom(seed);
+  const plan: Planned[] = [];
+  const open: { afterKills: number; step: Step }[] = [];
+  const add = (step: Step): void => {
+    // Most faults meet a system at work; some meet one that has not come back from the last.
+    plan.push({ commitsBefore: random.chance(0.25) ? 0 : random.between(5, COMMITS_BETWEEN_MAX), step });
+  };
+  for (let kill = 0; kill < kills; kill += 1) {
+    for (const ended of open.filter(({ afterKills }) => afterKills <= kill)) add(ended.step);
+    open.splice(0, open.length, ...open.filter(({ afterKills }) => afterKills > kill));
+    if (random.chance(0.7)) {
+      const [begin, end] =
+        focus === undefined || random.chance(0.2)
+          ? disturbance(random)
+          : ([{ do: focus, role: publisherOf(random) }] satisfies [Step]);
+      // One disturbance of a kind at a time: its end would end both.
+      if (end === undefined) add(begin);
+      else if (!open.some(({ step }) => JSON.stringify(step) === JSON.stringify(end))) {
+        add(begin);
+        open.push({ afterKills: kill + random.between(1, 3), step: end });
+      }
+    }
+    if ((kill + 1) % KILLS_PER_DROPPED_SLOT === 12) add({ do: 'drop slot' });
+    add(isPostmasterKill(kill, { kills, postmasterKills }) ? { do: 'kill postmaster' } : killOf(random));
+    if (random.chance(0.4)) add({ do: 'await consumer' });
+  }
+  for (const ended of open) add(ended.step);
+  return plan;
+}
+
+/** Spread evenly over the run. */
+const isPostmasterKill = (
+  kill: number,
+  { kills, postmasterKills }: Pick<PlanOptions, 'kills' | 'postmasterKills'>,
+): boolean =>
+  Math.floor(((kill + 1) * postmasterKills) / kills) > Math.floor((kill * postmasterKills) / kills);
+
+const killOf = (random: Random): Step => ({ do: 'kill', role: roleOf(random) });
+
+const roleOf = (random: Random): Role =>
+  random.pick(['consumer', 'consumer', 'consumer', 'standby', 'standby', 'api']);
+
+const publisherOf = (random: Random): Role => random.pick(['consumer', 'standby']);
+
+function disturbance(random: Random): [Step, Step?] {
+  const role = roleOf(random);
+  switch (random.below(9)) {
+    case 0:
+      return [{ do: 'terminate backends', share: random.pick([0.2, 0.5, 1]) }];
+    case 1:
+      return [{ do: 'restart market' }];
+    case 2:
+      return [{ do: 'lose standby' }, { do: 'regain standby' }];
+    case 3:
+      return [{ do: 'delay writes', role: publisherOf(random) }];
+    case 4:
+    case 5:
+      return [
+        { do: 'pause', role },
+        { do: 'continue', role },
+      ];
+    default: {
+      const server = random.pick(['market', 'market', 'database'] as const);
+      const how = random.pick(['refuse', 'hang', 'hold', 'hold', 'cut', 'slow'] as const);
+      return [
+        { do: 'break', server, role, how },
+        { do: 'mend', server, role, how },
+      ];
+    }
+  }
+}
