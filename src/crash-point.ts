@@ -169,6 +169,8 @@ export function armCrashPoints(setting: CrashSetting): void {
     armed = order === 'on' ? undefined : order;
     tell({ armed: message.arm });
   });
+  // Without its test nobody would end it.
+  process.on('disconnect', () => process.exit(1));
   process.channel?.unref();
 }
 

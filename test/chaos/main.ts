@@ -21,6 +21,7 @@ const { values } = parseArgs({
     'postmaster-kills': { type: 'string' },
     seconds: { type: 'string', default: '600' },
     operations: { type: 'string', default: '0' },
+    brisk: { type: 'boolean', default: false },
     focus: { type: 'string' },
     'pause-ms': { type: 'string', default: '8' },
     root: { type: 'string', default: ROOT },
@@ -52,6 +53,7 @@ try {
       seed,
       kills,
       focus,
+      brisk: values.brisk,
       postmasterKills: whole(
         'postmaster-kills',
         values['postmaster-kills'] ?? String(Math.max(Math.min(3, kills), Math.floor(kills / 10))),

@@ -104,7 +104,7 @@ async function findActor(stage: Stage, role: Role): Promise<Actor> {
 
 /** Or what is broken at the moment keeps everybody from it. */
 async function awaitConsumer({ pool, slotName }: Stage): Promise<void> {
-  const WAIT_MS = 8_000;
+  const WAIT_MS = 6_000;
   const until = performance.now() + WAIT_MS;
   while (performance.now() < until) {
     const { rowCount } = await pool

@@ -35,6 +35,8 @@ export interface PlanOptions {
   /** SIGKILLs in all, those of the postmaster among them. */
   kills: number;
   postmasterKills: number;
+  /** Many kills in little time: most of them meet a system that has not come back from the last. */
+  brisk?: boolean | undefined;
   /** A disturbance that comes again and again, for a mistake that needs it to show. */
   focus?: Focus | undefined;
 }
@@ -48,13 +50,17 @@ const COMMITS_BETWEEN_MAX = 120;
 const KILLS_PER_DROPPED_SLOT = 40;
 
 /** Everything the nemesis will do, decided by the seed alone. */
-export function makePlan({ seed, kills, postmasterKills, focus }: PlanOptions): Planned[] {
+export function makePlan({ seed, kills, postmasterKills, focus, brisk = false }: PlanOptions): Planned[] {
+  const [immediately, awaited] = brisk ? [0.6, 0.1] : [0.25, 0.4];
   const random = createRandom(seed);
   const plan: Planned[] = [];
   const open: { afterKills: number; step: Step }[] = [];
   const add = (step: Step): void => {
-    // Most faults meet a system at work; some meet one that has not come back from the last.
-    plan.push({ commitsBefore: random.chance(0.25) ? 0 : random.between(5, COMMITS_BETWEEN_MAX), step });
+    // Some faults meet a system at work, others one that has not come back from the last.
+    plan.push({
+      commitsBefore: random.chance(immediately) ? 0 : random.between(5, COMMITS_BETWEEN_MAX),
+      step,
+    });
   };
   for (let kill = 0; kill < kills; kill += 1) {
     for (const ended of open.filter(({ afterKills }) => afterKills <= kill)) add(ended.step);
@@ -62,7 +68,7 @@ export function makePlan({ seed, kills, postmasterKills, focus }: PlanOptions): 
     if (random.chance(0.7)) {
       const [begin, end] =
         focus === undefined || random.chance(0.2)
-          ? disturbance(random)
+          ? disturbance(random, brisk)
           : ([{ do: focus, role: publisherOf(random) }] satisfies [Step]);
       // One disturbance of a kind at a time: its end would end both.
       if (end === undefined) add(begin);
@@ -73,7 +79,9 @@ export function makePlan({ seed, kills, postmasterKills, focus }: PlanOptions): 
     }
     if ((kill + 1) % KILLS_PER_DROPPED_SLOT === 12) add({ do: 'drop slot' });
     add(isPostmasterKill(kill, { kills, postmasterKills }) ? { do: 'kill postmaster' } : killOf(random));
-    if (random.chance(0.4)) add({ do: 'await consumer' });
+    // While commits wait for a standby, nobody can take the consumer's place.
+    const possible = !open.some(({ step }) => step.do === 'regain standby');
+    if (possible && random.chance(awaited)) add({ do: 'await consumer' });
   }
   for (const ended of open) add(ended.step);
   return plan;
@@ -93,9 +101,10 @@ const roleOf = (random: Random): Role =>
 
 const publisherOf = (random: Random): Role => random.pick(['consumer', 'standby']);
 
-function disturbance(random: Random): [Step, Step?] {
+function disturbance(random: Random, brisk: boolean): [Step, Step?] {
   const role = roleOf(random);
-  switch (random.below(9)) {
+  // The last takes seconds.
+  switch (random.below(brisk && random.chance(0.8) ? 8 : 9)) {
     case 0:
       return [{ do: 'terminate backends', share: random.pick([0.2, 0.5, 1]) }];
     case 1:
@@ -103,13 +112,13 @@ function disturbance(random: Random): [Step, Step?] {
     case 2:
       return [{ do: 'lose standby' }, { do: 'regain standby' }];
     case 3:
-      return [{ do: 'delay writes', role: publisherOf(random) }];
     case 4:
-    case 5:
       return [
         { do: 'pause', role },
         { do: 'continue', role },
       ];
+    case 8:
+      return [{ do: 'delay writes', role: publisherOf(random) }];
     default: {
       const server = random.pick(['market', 'market', 'database'] as const);
       const how = random.pick(['refuse', 'hang', 'hold', 'hold', 'cut', 'slow'] as const);
