@@ -1,0 +1,3 @@
+import { testPipelineCrashes } from './matrix.ts';
+
+testPipelineCrashes(['queue', 'refresh', 'cleanup']);
