@@ -101,6 +101,23 @@ export async function publishBookings(
  */
 export async function publishBatch(
   ctx: PublishContext,
+  request: { limit: number; bookingIds?: string[] },
+): Promise<PublishOutcome> {
+  try {
+    return await claimAndPublish(ctx, request);
+  } catch (error) {
+    // What is claimed, and what an answer that was lost may have claimed, would wait for the end of its lease.
+    const { publisher } = ctx;
+    const { bookingIds } = request;
+    await releaseClaims(ctx.pool, { publisher, ...(bookingIds === undefined ? {} : { bookingIds }) }).catch(
+      (failure: unknown) => ctx.log.debug({ error: describeError(failure) }, 'claims wait for their lease'),
+    );
+    throw error;
+  }
+}
+
+async function claimAndPublish(
+  ctx: PublishContext,
   { limit, bookingIds }: { limit: number; bookingIds?: string[] },
 ): Promise<PublishOutcome> {
   await crashPoint('publisher.before_claim');
