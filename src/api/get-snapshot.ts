@@ -1,7 +1,7 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
 import { findSnapshot } from '../store/snapshots.ts';
 import type { ApiEnv, RouteContext } from './context.ts';
-import { documentProblems, ProblemError } from './problem.ts';
+import { READ_PROBLEMS, documentProblems, ProblemError } from './problem.ts';
 import { answerWithin } from './request-input.ts';
 import { bookingIdParam, snapshotSchema, toSnapshotResource } from './snapshot-resource.ts';
 
@@ -20,15 +20,7 @@ const route = createRoute({
         'application/json': { schema: z.object({ success: z.literal(true), snapshot: snapshotSchema }) },
       },
     },
-    ...documentProblems([
-      'malformed_request',
-      'key_refused',
-      'not_found',
-      'wrong_host',
-      'internal_error',
-      'database_unavailable',
-      'timed_out',
-    ]),
+    ...documentProblems([...READ_PROBLEMS, 'not_found']),
   },
 });
 

@@ -3,7 +3,7 @@ import { listParked } from '../store/parked.ts';
 import type { ApiEnv, RouteContext } from './context.ts';
 import { encodeCursor, LIMIT_DEFAULT, nextCursor, pageParams, readPage } from './cursor.ts';
 import { parkedSchema, toParkedResource } from './parked-resource.ts';
-import { documentProblems } from './problem.ts';
+import { READ_PROBLEMS, documentProblems } from './problem.ts';
 import { answerWithin } from './request-input.ts';
 
 const route = createRoute({
@@ -30,14 +30,7 @@ const route = createRoute({
         },
       },
     },
-    ...documentProblems([
-      'malformed_request',
-      'key_refused',
-      'wrong_host',
-      'internal_error',
-      'database_unavailable',
-      'timed_out',
-    ]),
+    ...documentProblems(READ_PROBLEMS),
   },
 });
 

@@ -2,7 +2,7 @@ import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
 import { listSnapshots, type SnapshotFilter } from '../store/snapshots.ts';
 import type { ApiEnv, RouteContext } from './context.ts';
 import { encodeCursor, LIMIT_DEFAULT, nextCursor, pageParams, readPage } from './cursor.ts';
-import { documentProblems } from './problem.ts';
+import { READ_PROBLEMS, documentProblems } from './problem.ts';
 import { answerWithin } from './request-input.ts';
 import { SNAPSHOT_STATUSES, snapshotSchema, toSnapshotResource } from './snapshot-resource.ts';
 
@@ -44,14 +44,7 @@ const route = createRoute({
         },
       },
     },
-    ...documentProblems([
-      'malformed_request',
-      'key_refused',
-      'wrong_host',
-      'internal_error',
-      'database_unavailable',
-      'timed_out',
-    ]),
+    ...documentProblems(READ_PROBLEMS),
   },
 });
 

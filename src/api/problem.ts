@@ -125,8 +125,27 @@ interface DocumentedProblem {
   content: { [PROBLEM_TYPE]: { schema: typeof problemSchema; examples: Record<string, { value: Problem }> } };
 }
 
+/** What any read may answer. */
+export const READ_PROBLEMS = [
+  'malformed_request',
+  'key_refused',
+  'wrong_host',
+  'internal_error',
+  'database_unavailable',
+  'timed_out',
+] as const satisfies ProblemCode[];
+
+/** What any manual action may answer. */
+export const ACTION_PROBLEMS = [
+  ...READ_PROBLEMS,
+  'cross_site',
+  'body_timeout',
+  'body_too_large',
+  'unsupported_media_type',
+] as const satisfies ProblemCode[];
+
 /** OpenAPI's description of these errors, by status. */
-export function documentProblems(codes: ProblemCode[]): Record<number, DocumentedProblem> {
+export function documentProblems(codes: readonly ProblemCode[]): Record<number, DocumentedProblem> {
   const documented: Record<number, DocumentedProblem> = {};
   for (const code of codes) {
     const { status, example } = PROBLEMS[code];

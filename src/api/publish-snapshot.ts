@@ -6,7 +6,7 @@ import { type PublishResult, publishBookings } from '../store/publish.ts';
 import { bookingExists, findSnapshot } from '../store/snapshots.ts';
 import type { ApiEnv, RouteContext } from './context.ts';
 import { marketUnavailable, requireMarket } from './market-outage.ts';
-import { documentProblems, ProblemError, unavailable } from './problem.ts';
+import { ACTION_PROBLEMS, documentProblems, ProblemError, unavailable } from './problem.ts';
 import { acceptNoBody, answerWithin } from './request-input.ts';
 import { bookingIdParam } from './snapshot-resource.ts';
 
@@ -39,22 +39,13 @@ const route = createRoute({
       },
     },
     ...documentProblems([
-      'malformed_request',
+      ...ACTION_PROBLEMS,
       'not_publishable',
-      'key_refused',
-      'cross_site',
       'not_found',
-      'body_timeout',
       'not_computed',
-      'body_too_large',
-      'unsupported_media_type',
-      'wrong_host',
       'not_processable',
-      'internal_error',
-      'database_unavailable',
       'market_unavailable',
       'publisher_busy',
-      'timed_out',
     ]),
   },
 });

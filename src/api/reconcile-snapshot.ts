@@ -3,7 +3,7 @@ import { crashPoint } from '../crash-point.ts';
 import { reconcileBookings } from '../store/reconcile.ts';
 import { bookingExists, findSnapshot, findTrouble } from '../store/snapshots.ts';
 import type { ApiEnv, RouteContext } from './context.ts';
-import { documentProblems, ProblemError } from './problem.ts';
+import { ACTION_PROBLEMS, documentProblems, ProblemError } from './problem.ts';
 import { acceptNoBody, answerWithin } from './request-input.ts';
 import { bookingIdParam, snapshotSchema, toSnapshotResource } from './snapshot-resource.ts';
 
@@ -33,20 +33,7 @@ const route = createRoute({
         },
       },
     },
-    ...documentProblems([
-      'malformed_request',
-      'key_refused',
-      'cross_site',
-      'not_found',
-      'body_timeout',
-      'body_too_large',
-      'unsupported_media_type',
-      'wrong_host',
-      'not_processable',
-      'internal_error',
-      'database_unavailable',
-      'timed_out',
-    ]),
+    ...documentProblems([...ACTION_PROBLEMS, 'not_found', 'not_processable']),
   },
 });
 

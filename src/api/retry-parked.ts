@@ -4,7 +4,7 @@ import { publishBatch } from '../store/publish.ts';
 import { reconcileBookings } from '../store/reconcile.ts';
 import { bookingExists, findSnapshot } from '../store/snapshots.ts';
 import type { ApiEnv, RouteContext } from './context.ts';
-import { documentProblems, ProblemError } from './problem.ts';
+import { ACTION_PROBLEMS, documentProblems, ProblemError } from './problem.ts';
 import { acceptNoBody, answerWithin } from './request-input.ts';
 import { bookingIdParam } from './snapshot-resource.ts';
 
@@ -39,20 +39,7 @@ const route = createRoute({
       description: 'It is not parked any more, or failed again.',
       content: { 'application/json': { schema: outcomeSchema } },
     },
-    ...documentProblems([
-      'malformed_request',
-      'key_refused',
-      'cross_site',
-      'not_found',
-      'body_timeout',
-      'not_parked',
-      'body_too_large',
-      'unsupported_media_type',
-      'wrong_host',
-      'internal_error',
-      'database_unavailable',
-      'timed_out',
-    ]),
+    ...documentProblems([...ACTION_PROBLEMS, 'not_found', 'not_parked']),
   },
 });
 

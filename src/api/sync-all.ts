@@ -3,7 +3,7 @@ import { countUnpublished, findUnpublished } from '../store/outbox.ts';
 import { type PublishResult, publishBookings } from '../store/publish.ts';
 import type { ApiEnv, RouteContext } from './context.ts';
 import { marketUnavailable, requireMarket } from './market-outage.ts';
-import { documentProblems } from './problem.ts';
+import { ACTION_PROBLEMS, documentProblems } from './problem.ts';
 import { acceptNoBody, answerWithin } from './request-input.ts';
 
 /** What one call does at most: what is left is reported as pending, and the pipeline or another call goes on. */
@@ -54,19 +54,7 @@ const route = createRoute({
   request: { query: z.strictObject({}) },
   responses: {
     200: { description: 'What was done.', content: { 'application/json': { schema: reportSchema } } },
-    ...documentProblems([
-      'malformed_request',
-      'key_refused',
-      'cross_site',
-      'body_timeout',
-      'body_too_large',
-      'unsupported_media_type',
-      'wrong_host',
-      'internal_error',
-      'database_unavailable',
-      'market_unavailable',
-      'timed_out',
-    ]),
+    ...documentProblems([...ACTION_PROBLEMS, 'market_unavailable']),
   },
 });
 

@@ -1,5 +1,4 @@
 import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from 'vitest';
-import { parseLsn } from '../../src/lsn.ts';
 import { connectMarket, ensureListingIndexes, type Market } from '../../src/mongo.ts';
 import { insertBooking, setQuantity } from '../support/application.ts';
 import { startStandIn } from '../market/targets.ts';
@@ -49,16 +48,6 @@ afterAll(async () => {
 const carriesListing = (chunk: Buffer): boolean =>
   chunk.includes('market_listings') && chunk.includes('farmer_id');
 
-const confirmedLsn = async (): Promise<bigint> =>
-  parseLsn(
-    (
-      await scene.database.pool.query<{ lsn: string }>(
-        'select confirmed_flush_lsn::text as lsn from pg_replication_slots where slot_name = $1',
-        [scene.config.slotName],
-      )
-    ).rows[0]?.lsn ?? '',
-  );
-
 test.each(['refuses', 'hangs'] as const)(
   'row 5: while MongoDB %s the slot keeps advancing, and on its return the newest state only is written',
   async (fault) => {
@@ -72,9 +61,9 @@ test.each(['refuses', 'hangs'] as const)(
     writes = 0;
 
     for (let quantityKg = 2; quantityKg <= CHANGES; quantityKg += 1) {
-      const before = await confirmedLsn();
+      const before = await scene.confirmedLsn();
       await setQuantity(pool, bookingId, quantityKg);
-      await until('the slot advances', async () => (await confirmedLsn()) > before);
+      await until('the slot advances', async () => (await scene.confirmedLsn()) > before);
     }
     const { rows } = await pool.query(
       'select quantity_kg, revision from market_inventory_snapshots where booking_id = $1',

@@ -1,5 +1,4 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { parseLsn } from '../../src/lsn.ts';
 import { sqlStateOf } from '../../src/postgres.ts';
 import { acquireConsumer, readCheckpoint, releaseConsumer } from '../../src/store/checkpoint.ts';
 import { reconcileBatch } from '../../src/store/reconcile.ts';
@@ -22,16 +21,6 @@ const quantity = async (bookingId: string): Promise<unknown> =>
       [bookingId],
     )
   ).rows[0]?.quantity_kg;
-
-const confirmedLsn = async (): Promise<bigint> =>
-  parseLsn(
-    (
-      await scene.database.pool.query<{ lsn: string }>(
-        'select confirmed_flush_lsn::text as lsn from pg_replication_slots where slot_name = $1',
-        [scene.config.slotName],
-      )
-    ).rows[0]?.lsn ?? '',
-  );
 
 test('I6: a second consumer stands by, and takes over within seconds of the end of the first', async () => {
   const first = await scene.start();
@@ -72,12 +61,12 @@ test('I6: a consumer that has lost its place writes no snapshot, moves no checkp
     leaseSeconds: 3_600,
   });
   expect(generation).toBe(before.generation + 1);
-  const confirmed = await confirmedLsn();
+  const confirmed = await scene.confirmedLsn();
   await setQuantity(pool, bookingId, 2);
   await until('it has noticed', () => pipeline.consumer.state !== 'active');
   expect(await quantity(bookingId)).toBe(1);
   expect((await readCheckpoint(pool)).commitLsn).toBe(before.commitLsn);
-  expect(await confirmedLsn()).toBe(confirmed);
+  expect(await scene.confirmedLsn()).toBe(confirmed);
 
   const batch = {
     generation: before.generation,

@@ -1,7 +1,9 @@
 import type pg from 'pg';
 import { type Pipeline, type PipelineContext, startPipeline } from '../../pipeline/pipeline.ts';
+import { findSlot } from '../../pipeline/slot.ts';
 import type { Config } from '../../src/config.ts';
 import { applyStorageGuardTables } from '../../src/embedded/storage-guard.ts';
+import type { Lsn } from '../../src/lsn.ts';
 import { migrate } from '../../src/migrate.ts';
 import type { Market } from '../../src/mongo.ts';
 import { createPool, query } from '../../src/postgres.ts';
@@ -50,6 +52,8 @@ export interface Scene {
   settle(): Promise<void>;
   /** Throws what of these bookings (every live one unless named) differs from the oracle, in PostgreSQL and MongoDB. */
   expectConverged(bookingIds?: readonly string[]): Promise<void>;
+  /** How far the slot is confirmed. Throws when there is none. */
+  confirmedLsn(): Promise<Lsn>;
   /** The booking's only listing. Throws when there are several. */
   listing(bookingId: string): Promise<ListingDocument | undefined>;
   /** Ends the pipelines that still run: after a test that failed half-way. */
@@ -144,6 +148,11 @@ export async function createScene(
       } finally {
         client.release();
       }
+    },
+    confirmedLsn: async () => {
+      const slot = await findSlot(database.pool, config.slotName);
+      if (slot === undefined) throw new Error('there is no slot');
+      return slot.confirmedLsn;
     },
     listing,
     stopPipelines,
