@@ -21,8 +21,13 @@ const KEEP_UPDATE_OF_ALL = 0.05;
 /** Transactions drawn at once: drawing has a cost of its own. */
 const HISTORIES_AT_ONCE = 20;
 
-/** Where `appends.ts` has its lists: nobody else may write there. */
-const LISTS: ReadonlySet<TableName> = new Set(['crop_inspections', 'pest_detections', 'storage_bookings']);
+/** Where `appends.ts` has its lists, and what they hang on: nobody else may write there. */
+const LISTS: ReadonlySet<TableName> = new Set([
+  'crop_inspections',
+  'pest_detections',
+  'storage_bookings',
+  'storage_locations',
+]);
 
 /** It changes every row of its table. */
 const isOfAll = (command: Command): command is Extract<Command, { do: 'set' | 'truncate' }> =>
