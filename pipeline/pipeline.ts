@@ -1,9 +1,11 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import type { Config } from '../src/config.ts';
+import { describeError } from '../src/errors.ts';
 import type { Logger } from '../src/log.ts';
 import type { Market } from '../src/mongo.ts';
-import { ConnectionLostError } from '../src/postgres.ts';
-import { type Queue, startQueue } from '../src/queue.ts';
+import { ConnectionLostError, classifyPostgresError } from '../src/postgres.ts';
+import { type Queue, type ScheduledJob, startQueue } from '../src/queue.ts';
 import { storeWindows } from '../src/store/checkpoint.ts';
 import { readMarketEpoch } from '../src/store/listings.ts';
 import { processName, publishContext } from '../src/store/publish.ts';
@@ -77,17 +79,15 @@ export async function startPipeline(ctx: PipelineContext): Promise<Pipeline> {
   };
   let queue: Queue;
   try {
-    queue = await startQueue(
-      { databaseUrl: ctx.databaseUrl, log },
-      scheduledJobs({
-        pool,
-        market,
-        log,
-        clock,
-        config,
-        publish: publishContext({ config, pool, market, log, random, role: 'sweep' }),
-      }),
-    );
+    const jobs = scheduledJobs({
+      pool,
+      market,
+      log,
+      clock,
+      config,
+      publish: publishContext({ config, pool, market, log, random, role: 'sweep' }),
+    });
+    queue = await startQueueInTime({ databaseUrl: ctx.databaseUrl, log }, jobs);
   } catch (error) {
     await stopLoops();
     throw error;
@@ -104,4 +104,20 @@ export async function startPipeline(ctx: PipelineContext): Promise<Pipeline> {
       }
     },
   };
+}
+
+const QUEUE_ATTEMPTS_MAX = 20;
+const QUEUE_RETRY_MS = 500;
+
+/** PostgreSQL may go away and come back while the queue starts; the other parts bear that too. */
+async function startQueueInTime(ctx: Parameters<typeof startQueue>[0], jobs: ScheduledJob[]): Promise<Queue> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await startQueue(ctx, jobs);
+    } catch (error) {
+      if (attempt >= QUEUE_ATTEMPTS_MAX || classifyPostgresError(error) !== 'retryable') throw error;
+      ctx.log.warn({ error: describeError(error), attempt }, 'queue interrupted while starting, coming back');
+      await delay(QUEUE_RETRY_MS);
+    }
+  }
 }

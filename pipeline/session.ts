@@ -12,7 +12,7 @@ import type { Change } from './decode.ts';
 import { type Batch, DirtySet } from './dirty.ts';
 import { pause } from './pause.ts';
 import { identifyServer, type Replication, startReplication } from './replication.ts';
-import { findSlot, prepareSlot, terminateSlotHolder } from './slot.ts';
+import { findSlot, prepareSlot, terminateSlotHolder, throwSlotChanged } from './slot.ts';
 import { Wakeup } from './wakeup.ts';
 import { writeBatch } from './write-batch.ts';
 
@@ -24,6 +24,9 @@ const IDLE_CHECKPOINT_MS = 10_000;
 
 /** WAL of its own that an idle checkpoint makes, in bytes; less than this is not worth one. */
 const IDLE_CHECKPOINT_BYTES = 16_384n;
+
+/** Renewals of a consumer that does not stream yet: well within the two seconds after which others take its place. */
+const PREPARING_RENEWAL_MS = 700;
 
 /** How often publication and triggers are looked at. */
 const CAPTURE_CHECK_MS = 5_000;
@@ -56,7 +59,10 @@ export class ConsumerSession {
     this.#renewedAtMs = performance.now();
     await crashPoint('consumer.acquired');
     const control = await connect(this.#ctx.pool);
+    // Until it streams, a signature in the checkpoint is the only sign of life, and two seconds without cost the place.
+    const preparing = setInterval(() => void this.#renewLease(), PREPARING_RENEWAL_MS);
     const timers = [
+      preparing,
       setInterval(() => void this.#renewLease(), (this.#ctx.leaseSeconds * 1000) / 3),
       setInterval(() => void this.#checkCapture(), CAPTURE_CHECK_MS),
     ];
@@ -82,12 +88,13 @@ export class ConsumerSession {
           this.#dirty.keepalive(walEnd);
           if (replyRequested) void this.#sendStatus();
         },
-      });
+      }).catch(throwSlotChanged);
       this.#replication.ended.catch((error: unknown) => this.#fail(error));
       await this.#requireSameSlot(startLsn);
       // By a timer, not only when asked: while reading is paused nobody hears the server ask.
       const { statusIntervalMs } = server;
       timers.push(setInterval(() => void this.#sendStatus({ replyRequested: true }), statusIntervalMs));
+      clearInterval(preparing);
       this.#report('active');
       this.#ctx.log.info(
         { slot_name: this.#ctx.slotName, start_lsn: formatLsn(startLsn) },

@@ -3,7 +3,7 @@ import { crashPoint } from '../src/crash-point.ts';
 import { EnvironmentError, FencedError } from '../src/errors.ts';
 import type { Logger } from '../src/log.ts';
 import { formatLsn, type Lsn, parseLsn } from '../src/lsn.ts';
-import { connect, query, sqlStateOf } from '../src/postgres.ts';
+import { ConnectionLostError, connect, query, sqlStateOf } from '../src/postgres.ts';
 import { beginHistory, type Checkpoint, readCheckpoint, renewConsumer } from '../src/store/checkpoint.ts';
 import type { SystemIdentity } from './replication.ts';
 
@@ -185,10 +185,18 @@ async function recreateSlot({ pool, slotName, log }: SlotContext): Promise<Lsn> 
         { cause: error },
       );
     }
-    throw error;
+    return throwSlotChanged(error);
   } finally {
     client.release(true);
   }
+}
+
+/** A slot that somebody has dropped or made since it was looked at: the next session judges anew. Throws in any case. */
+export function throwSlotChanged(error: unknown): never {
+  const [gone, there] = ['42704', '42710'];
+  const state = sqlStateOf(error);
+  if (state !== gone && state !== there) throw error;
+  throw new ConnectionLostError('the replication slot has changed since it was looked at', { cause: error });
 }
 
 /** Refuses a slot of that name which is somebody else's. */

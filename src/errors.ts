@@ -27,7 +27,9 @@ export class FencedError extends Error {
   override name = 'FencedError';
 }
 
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+/** Some libraries emit plain objects as errors. */
+const messageOf = (error: unknown): string =>
+  typeof error === 'object' && error !== null && 'message' in error ? String(error.message) : String(error);
 
 /** The error's message followed by those of its causes, for a log line or an operator. */
 export function describeError(error: unknown): string {

@@ -140,6 +140,8 @@ const LISTING_INDEXES = [
   { name: 'crop_type_1', key: { crop_type: 1 }, unique: false },
   { name: 'location_id_1', key: { location_id: 1 }, unique: false },
   { name: 'is_certified_1', key: { is_certified: 1 }, unique: false },
+  // The pipeline's own: a new history asks for the highest epoch and for what is below it, whatever the size.
+  { name: 'epoch_1', key: { epoch: 1 }, unique: false },
 ] as const;
 
 /**

@@ -158,7 +158,8 @@ export async function inTransaction<Result>(
 }
 
 /** The driver's own errors carry no code; programming errors stay what they are. */
-function toConnectionError(error: unknown): unknown {
+/** What is no answer of the server's is a lost connection; a slip of ours stays what it is. */
+export function toConnectionError(error: unknown): unknown {
   if (error instanceof pg.DatabaseError || error instanceof TypeError || error instanceof RangeError)
     return error;
   return new ConnectionLostError('connection to PostgreSQL lost', { cause: error });

@@ -2,6 +2,7 @@ import { PgBoss } from 'pg-boss';
 import { crashPoint } from './crash-point.ts';
 import { describeError } from './errors.ts';
 import type { Logger } from './log.ts';
+import { toConnectionError } from './postgres.ts';
 
 /** A job that runs on a schedule. Its output is kept with the job, for people who look. */
 export interface ScheduledJob {
@@ -60,31 +61,12 @@ export async function startQueue(
   });
   boss.on('error', (error) => log.warn({ error: describeError(error) }, 'queue error'));
   boss.on('warning', (warning) => log.debug({ warning: warning.message }, 'queue warning'));
-  await boss.start();
-  for (const job of jobs) {
-    const options = {
-      notify: true,
-      retryLimit: 2,
-      heartbeatSeconds: HEARTBEAT_SECONDS,
-      expireInSeconds: job.expireInSeconds,
-      deleteAfterSeconds: KEEP_FINISHED_SECONDS,
-    };
-    await boss.createQueue(job.name, { policy: 'stately', ...options });
-    await boss.updateQueue(job.name, options);
-    const polling = { pollingIntervalSeconds: 2, notifyPollingIntervalSeconds: LOOK_AGAIN_SECONDS };
-    await boss.work(job.name, { ...polling, batchSize: 1 }, async (claimed) => {
-      const signal = claimed[0]?.signal ?? AbortSignal.abort();
-      try {
-        await crashPoint('queue.job_started');
-        const output = await job.run(signal);
-        log.debug({ job: job.name, ...output }, 'job done');
-        return output;
-      } catch (error) {
-        log.warn({ job: job.name, error: describeError(error) }, 'job failed');
-        throw error;
-      }
-    });
-    await boss.schedule(job.name, job.cron, null, { tz: 'UTC' });
+  try {
+    await boss.start();
+    for (const job of jobs) await addJob({ boss, log }, job);
+  } catch (error) {
+    await boss.stop({ graceful: false, close: true }).catch(() => undefined); // It may not have begun.
+    throw toConnectionError(error);
   }
   return {
     trigger: async (name) => {
@@ -92,4 +74,31 @@ export async function startQueue(
     },
     stop: () => boss.stop({ graceful: true, timeout: STOP_TIMEOUT_MS, close: true }),
   };
+}
+
+/** Makes the queue of a job, the worker that runs it, and its schedule. */
+async function addJob({ boss, log }: { boss: PgBoss; log: Logger }, job: ScheduledJob): Promise<void> {
+  const options = {
+    notify: true,
+    retryLimit: 2,
+    heartbeatSeconds: HEARTBEAT_SECONDS,
+    expireInSeconds: job.expireInSeconds,
+    deleteAfterSeconds: KEEP_FINISHED_SECONDS,
+  };
+  await boss.createQueue(job.name, { policy: 'stately', ...options });
+  await boss.updateQueue(job.name, options);
+  const polling = { pollingIntervalSeconds: 2, notifyPollingIntervalSeconds: LOOK_AGAIN_SECONDS };
+  await boss.work(job.name, { ...polling, batchSize: 1 }, async (claimed) => {
+    const signal = claimed[0]?.signal ?? AbortSignal.abort();
+    try {
+      await crashPoint('queue.job_started');
+      const output = await job.run(signal);
+      log.debug({ job: job.name, ...output }, 'job done');
+      return output;
+    } catch (error) {
+      log.warn({ job: job.name, error: describeError(error) }, 'job failed');
+      throw error;
+    }
+  });
+  await boss.schedule(job.name, job.cron, null, { tz: 'UTC' });
 }

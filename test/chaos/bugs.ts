@@ -22,8 +22,8 @@ export const BUGS: readonly Bug[] = [
   {
     name: 'acknowledge-before-checkpoint',
     file: 'pipeline/session.ts',
-    right: 'this.#replication?.confirm(this.#confirmed)',
-    wrong: 'this.#replication?.confirm(this.#dirty.received)',
+    right: 'confirm(this.#confirmed, options)',
+    wrong: 'confirm(this.#dirty.received, options)',
     shows: ['confirmed_early', 'different', 'missing'],
   },
   {

@@ -13,10 +13,15 @@ test('I1–I5, I7: twenty kills, three of the postmaster, and every snapshot and
   const arguments_ = ['--seed', process.env.CHAOS_SEED ?? '20261124', '--kills', '20'];
   const { code, tally, seen } = await new Promise<{ code: unknown; tally: Tally; seen: string }>(
     (resolve) => {
-      execFile(process.execPath, [MAIN, ...arguments_], { timeout: TIMEOUT_MS }, (error, stdout, stderr) => {
-        const tally = JSON.parse(stdout.trim().split('\n').at(-1) ?? '{}') as Tally;
-        resolve({ code: error?.code ?? 0, tally, seen: stderr });
-      });
+      execFile(
+        process.execPath,
+        [MAIN, ...arguments_],
+        { timeout: TIMEOUT_MS - 30_000 },
+        (error, stdout, stderr) => {
+          const tally = JSON.parse(stdout.trim().split('\n').at(-1) ?? '{}') as Tally;
+          resolve({ code: error?.code ?? 0, tally, seen: stderr });
+        },
+      );
     },
   );
   expect(code, seen).toBe(0);

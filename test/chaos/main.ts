@@ -42,10 +42,18 @@ if (values.focus !== undefined && focus === undefined) {
 }
 const seed = values.seed === undefined ? randomInt(2 ** 31) : whole('seed', values.seed);
 const kills = whole('kills', values.kills);
+const operations = whole('operations', values.operations);
 const tally = createTally(seed);
 const notes = join(mkdtempSync(join(tmpdir(), 'market-sync-chaos-')), `seed-${seed}.log`);
 process.stderr.write(`chaos: seed ${seed}, notes in ${notes}\n`);
 const startedAt = performance.now();
+let stop: (() => Promise<void>) | undefined;
+const onSignal = (): void => {
+  process.stderr.write('chaos: stopping\n');
+  void (stop?.() ?? Promise.resolve()).finally(() => process.exit(130));
+};
+process.once('SIGINT', onSignal);
+process.once('SIGTERM', onSignal);
 const progress = setInterval(() => process.stderr.write(`${describe(tally)}\n`), PROGRESS_MS);
 try {
   await runChaos(
@@ -59,13 +67,18 @@ try {
         values['postmaster-kills'] ?? String(Math.max(Math.min(3, kills), Math.floor(kills / 10))),
       ),
       seconds: whole('seconds', values.seconds),
-      operations: whole('operations', values.operations),
+      operations,
       pauseMs: whole('pause-ms', values['pause-ms']),
       root: values.root,
     },
     createObservations(tally, notes),
+    (stage) => {
+      stop = stage.stop;
+    },
   );
-  process.exitCode = violationsOf(tally).length === 0 ? 0 : 1;
+  const complete = tally.kills >= kills && tally.operations >= operations;
+  if (!complete) process.stderr.write('the seconds were over before the kills or the operations were done\n');
+  process.exitCode = complete && violationsOf(tally).length === 0 ? 0 : 1;
 } catch (error) {
   process.stderr.write(`${error instanceof Error ? error.stack : String(error)}\n`);
   process.exitCode = 1;

@@ -50,7 +50,7 @@ async function perform(ctx: NemesisContext, step: Step): Promise<void> {
   const { stage, observations } = ctx;
   switch (step.do) {
     case 'kill':
-      await (await findActor(stage, step.role)).service.kill();
+      while (!(await (await findActor(stage, step.role)).service.kill()));
       observations.tally.kills += 1;
       return;
     case 'kill postmaster':
@@ -135,7 +135,7 @@ async function terminateBackends({ stage, random }: NemesisContext, share: numbe
 }
 
 /** Its consumer may take it again at once: in one statement, a few times. */
-async function dropSlot({ stage }: NemesisContext): Promise<void> {
+async function dropSlot({ stage, observations }: NemesisContext): Promise<void> {
   for (let attempt = 0; attempt < 20; attempt += 1) {
     const dropped = await stage.pool
       .query(
@@ -146,7 +146,10 @@ async function dropSlot({ stage }: NemesisContext): Promise<void> {
         () => true,
         () => false,
       );
-    if (dropped) return;
+    if (dropped) {
+      observations.tally.slots_dropped += 1;
+      return;
+    }
     await delay(10);
   }
 }

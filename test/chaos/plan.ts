@@ -46,8 +46,12 @@ export type Focus = (typeof FOCUSES)[number];
 
 const COMMITS_BETWEEN_MAX = 120;
 
-/** One slot is dropped per so many kills: each costs a recompute of everything. */
-const KILLS_PER_DROPPED_SLOT = 40;
+/**
+ * Slots are dropped in the first part of a run only, one per so many kills: each leads to a recompute of everything,
+ * which would mend what was lost before it, and the comparison at the end would see nothing.
+ */
+const DROPPED_SLOTS_PART = 0.3;
+const KILLS_PER_DROPPED_SLOT = 12;
 
 /** Everything the nemesis will do, decided by the seed alone. */
 export function makePlan({ seed, kills, postmasterKills, focus, brisk = false }: PlanOptions): Planned[] {
@@ -77,7 +81,8 @@ export function makePlan({ seed, kills, postmasterKills, focus, brisk = false }:
         open.push({ afterKills: kill + random.between(1, 3), step: end });
       }
     }
-    if ((kill + 1) % KILLS_PER_DROPPED_SLOT === 12) add({ do: 'drop slot' });
+    const droppable = kill < kills * DROPPED_SLOTS_PART;
+    if (droppable && kill % KILLS_PER_DROPPED_SLOT === KILLS_PER_DROPPED_SLOT / 3) add({ do: 'drop slot' });
     add(isPostmasterKill(kill, { kills, postmasterKills }) ? { do: 'kill postmaster' } : killOf(random));
     // While commits wait for a standby, nobody can take the consumer's place.
     const possible = !open.some(({ step }) => step.do === 'regain standby');

@@ -6,7 +6,8 @@ import type { Observations } from './observations.ts';
 export interface Supervised {
   readonly name: string;
   readonly current: Service;
-  kill(): Promise<void>;
+  /** Waits for a living process and kills it. False when it ended by itself just before. */
+  kill(): Promise<boolean>;
   pause(): void;
   continue(): void;
   stop(): Promise<void>;
@@ -17,6 +18,9 @@ const RESTART_MS = 100;
 
 const WARNING = 40;
 
+/** What a pipeline and an API print once they run. */
+const STARTED = /^(pipeline running|API +http\S+)$/m;
+
 export function supervise({
   name,
   observations,
@@ -26,20 +30,26 @@ export function supervise({
   observations: Observations;
   start: () => Service;
 }): Supervised {
-  let [stopped, paused] = [false, false];
+  let [stopped, paused, alive] = [false, false, true];
   let current = start();
   const run = async (): Promise<void> => {
     for (;;) {
       const { code, signal } = await current.exited;
+      alive = false;
       if (stopped) return;
       for (const line of current.log.filter(isWarning).slice(-10)) {
         observations.note(`${name} ${current.pid}: ${JSON.stringify(line)}`);
       }
       observations.note(`${name} ${current.pid} ended: code ${code}, signal ${signal}`);
+      // Before it runs it may find a server away, say so and end; afterwards it has to bear that.
+      if (code !== null && STARTED.test(current.stdout())) {
+        observations.violation('crashed', `${name} ${current.pid} ended by itself with code ${code}`);
+      }
       await delay(RESTART_MS);
       if (stopped) return;
       paused = false;
       current = start();
+      alive = true;
       observations.note(`${name} ${current.pid} started`);
     }
   };
@@ -50,7 +60,8 @@ export function supervise({
       return current;
     },
     kill: async () => {
-      await current.end('SIGKILL');
+      while (!alive) await delay(RESTART_MS / 10);
+      return (await current.end('SIGKILL')).signal === 'SIGKILL';
     },
     pause: () => {
       paused = true;

@@ -36,6 +36,9 @@ export interface Tally {
   api_errors: number;
   /** Bookings set aside though nothing is wrong with them (I7). */
   parked: number;
+  /** Processes that ended by themselves once they ran. */
+  crashed: number;
+  slots_dropped: number;
   /** Times everything was recomputed though no change can have been lost. */
   needless_resyncs: number;
   resyncs: number;
@@ -65,6 +68,8 @@ export const createTally = (seed: number): Tally => ({
   confirmed_early: 0,
   api_errors: 0,
   parked: 0,
+  crashed: 0,
+  slots_dropped: 0,
   needless_resyncs: 0,
   resyncs: 0,
   takeovers: 0,
@@ -84,6 +89,7 @@ const VIOLATIONS = [
   'confirmed_early',
   'api_errors',
   'parked',
+  'crashed',
   'needless_resyncs',
 ] as const satisfies readonly (keyof Tally)[];
 

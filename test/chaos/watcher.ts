@@ -6,6 +6,7 @@ interface Version {
   epoch: number;
   revision: number;
   status: string;
+  metadata: { last_updated: string };
 }
 
 export interface Watcher {
@@ -30,7 +31,14 @@ export function startWatcher(
     const filter = bookingIds === undefined ? {} : { booking_id: { $in: bookingIds } };
     const found = await market.listings
       .find(filter)
-      .project<Version & { booking_id: string }>({ _id: 0, booking_id: 1, epoch: 1, revision: 1, status: 1 })
+      .project<Version & { booking_id: string }>({
+        _id: 0,
+        booking_id: 1,
+        epoch: 1,
+        revision: 1,
+        status: 1,
+        metadata: 1,
+      })
       .toArray();
     observations.tally.reads += found.length;
     for (const { booking_id: id, ...version } of found) {
@@ -68,6 +76,8 @@ export function startWatcher(
 const isOlder = (version: Version, than: Version): boolean =>
   version.epoch < than.epoch ||
   (version.epoch === than.epoch && version.revision < than.revision) ||
-  (version.epoch === than.epoch && version.revision === than.revision && version.status !== than.status);
+  (version.epoch === than.epoch &&
+    version.revision === than.revision &&
+    (version.status !== than.status || version.metadata.last_updated !== than.metadata.last_updated));
 
 const print = ({ epoch, revision, status }: Version): string => `${status} (${epoch}, ${revision})`;

@@ -14,8 +14,7 @@ export type Nonce = string;
 export const bookingIdsOf = (nonce: Nonce): string[] =>
   Array.from({ length: TABLES.storage_bookings.rows }, (_, row) => idOf('storage_bookings', row, nonce));
 
-/** Commands that reach beyond their own world, or cost a recompute of everything, are kept this rarely. */
-const KEEP_TRUNCATE = 0.01;
+/** Commands that reach beyond their own world are kept this rarely. */
 const KEEP_UPDATE_OF_ALL = 0.05;
 
 /** Transactions drawn at once: drawing has a cost of its own. */
@@ -48,7 +47,8 @@ export function* drawWork(random: Random): Generator<Work, never> {
           : event.commands.flat();
       const reachesAll = commands.filter(isOfAll);
       if (reachesAll.some(({ table }) => LISTS.has(table))) continue;
-      if (commands.some((command) => command.do === 'truncate') && !random.chance(KEEP_TRUNCATE)) continue;
+      // It leads to a recompute of everything, which would mend what was lost before it.
+      if (commands.some((command) => command.do === 'truncate')) continue;
       if (reachesAll.length > 0 && !random.chance(KEEP_UPDATE_OF_ALL)) continue;
       yield event;
     }

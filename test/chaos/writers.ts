@@ -134,6 +134,7 @@ class Writer {
 /** A connection that is gone, what the nemesis does to PostgreSQL, and what applications do to each other. */
 export function isExcused(error: unknown): boolean {
   const DEADLOCK = '40P01';
+  if (error instanceof TypeError || error instanceof RangeError) return false;
   if (!(error instanceof pg.DatabaseError)) return true;
   return classifyPostgresError(error) === 'retryable' || error.code === DEADLOCK;
 }

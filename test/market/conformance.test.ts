@@ -496,6 +496,7 @@ describe.each(TARGETS)('$name', ({ start }) => {
         '_id',
         'booking_id',
         'crop_type',
+        'epoch',
         'is_certified',
         'location_id',
         'status',

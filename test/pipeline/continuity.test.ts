@@ -4,6 +4,7 @@ import { readCheckpoint } from '../../src/store/checkpoint.ts';
 import { insertBooking, setQuantity } from '../support/application.ts';
 import { startCluster } from '../support/cluster.ts';
 import { until } from '../support/pipeline.ts';
+import { startProxy } from '../support/proxy.ts';
 import { createScene, type Scene } from '../support/scene.ts';
 
 // History was cut: changes may have been lost or undone, and nothing on the stream says so (D6, rows 12 and 13).
@@ -112,6 +113,31 @@ describe.concurrent('row 12', () => {
     await changeUnseen(scene, lost);
     await expectNewHistory(scene, lost, /^the replication slot is gone$/);
     expect(pipeline.consumer.state).toBe('active');
+  });
+
+  test('a slot that is dropped between being judged and streaming ends no process: it is judged anew', async ({
+    scene,
+    onTestFinished,
+  }) => {
+    const pipeline = await scene.start();
+    const lost = await lose(scene, () => pipeline.stop());
+    await changeUnseen(scene, lost);
+    const proxy = await startProxy(scene.database.url);
+    onTestFinished(() => proxy.stop());
+    const aboutToStream = Promise.withResolvers<void>();
+    proxy.onRequest = (chunk) => {
+      if (!chunk.includes('START_REPLICATION')) return;
+      proxy.onRequest = () => undefined;
+      proxy.hold();
+      aboutToStream.resolve();
+    };
+    const again = await scene.start({ databaseUrl: proxy.url, until: 'starting' });
+    await aboutToStream.promise;
+    await dropSlot(scene);
+    await proxy.release();
+    await expectNewHistory(scene, lost, /^the replication slot is gone$/);
+    expect(again.consumer.state).toBe('active');
+    await again.stop();
   });
 
   base('a slot whose WAL was removed', async () => {
