@@ -1,5 +1,7 @@
+import { once } from 'node:events';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { ConnectionLostError, createPool } from '../../src/postgres.ts';
+import { releaseClaims } from '../../src/store/outbox.ts';
 import { publishBookings, publishContext } from '../../src/store/publish.ts';
 import { insertBooking } from '../support/application.ts';
 import { testLog } from '../support/pipeline.ts';
@@ -62,3 +64,29 @@ test.each(['claim_snapshots', 'mark_published'])(
     await scene.stopPipelines();
   },
 );
+
+test('I7: claims that are given back wake the publishers, which otherwise sleep until the lease runs out', async () => {
+  const { pool } = scene.database;
+  const bookingId = await insertBooking(pool);
+  await pool.query('select market_sync.reconcile(array[$1::uuid])', [bookingId]);
+  await pool.query(
+    `update market_sync.snapshot_state set claimed_by = 'sweep', lease_until = clock_timestamp() + interval '1 hour'
+     where booking_id = $1`,
+    [bookingId],
+  );
+  const publisher = await pool.connect();
+  try {
+    await publisher.query('listen market_sync_publish');
+    const woken = once(publisher, 'notification');
+    await releaseClaims(pool, { publisher: 'nobody' });
+    await releaseClaims(pool, { publisher: 'sweep' });
+    await woken;
+    const { rows } = await pool.query(
+      'select claimed_by from market_sync.snapshot_state where booking_id = $1',
+      [bookingId],
+    );
+    expect(rows).toEqual([{ claimed_by: null }]);
+  } finally {
+    publisher.release(true);
+  }
+});
