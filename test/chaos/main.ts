@@ -74,6 +74,10 @@ try {
     createObservations(tally, notes),
     (stage) => {
       stop = stage.stop;
+      // Whatever ends this process, none of those under test outlives it.
+      process.once('exit', () => {
+        for (const { service } of [...stage.pipelines, stage.api]) service.current.signal('SIGKILL');
+      });
     },
   );
   const complete = tally.kills >= kills && tally.operations >= operations;
