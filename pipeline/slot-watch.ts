@@ -13,12 +13,14 @@ const LOOK_MS = 5_000;
 /** While nothing changes, what is wrong is said again this often. */
 const REPEAT_MS = 60_000;
 
+const NEW_SLOT = 'a consumer must run: it makes a new slot, and recomputes and publishes everything again';
+
 /** What to do about it, for whoever reads the log. */
 const REMEDIES: Record<'filling' | 'lost' | 'missing', string> = {
   filling:
     'find out why the consumer does not confirm (market-sync status, long transactions, locks) before the slot is lost or the disk is full',
-  lost: 'a consumer must run: it makes a new slot, and recomputes and publishes everything again',
-  missing: 'a consumer must run: it makes a new slot, and recomputes and publishes everything again',
+  lost: NEW_SLOT,
+  missing: NEW_SLOT,
 };
 
 /**

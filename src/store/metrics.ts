@@ -1,4 +1,5 @@
 import { type Database, query } from '../postgres.ts';
+import { UNPUBLISHED } from './outbox.ts';
 
 /** Figures for whoever watches, of one moment. Null: not known, or without meaning here. */
 export interface Metrics {
@@ -21,8 +22,7 @@ export async function readMetrics(db: Database): Promise<Metrics> {
     db,
     `select
        (select count(*) from market_sync.snapshot_state where parked_at is not null) as parked,
-       (select count(*) from market_sync.snapshot_state
-         where (epoch, revision) > (published_epoch, published_revision) and parked_at is null) as to_publish,
+       (select count(*) from market_sync.snapshot_state where ${UNPUBLISHED}) as to_publish,
        c.epoch,
        (select count(*) from market_sync.resync) as resyncs,
        exists (select from market_sync.resync where finished_at is null) as resync_open,

@@ -93,7 +93,8 @@ export async function recordFailure(db: Database, failure: Failure): Promise<boo
   return rows[0]?.parked === true;
 }
 
-const UNPUBLISHED = '(epoch, revision) > (published_epoch, published_revision) and parked_at is null';
+/** What is still to be published, as a condition on `market_sync.snapshot_state`: that of its partial index. */
+export const UNPUBLISHED = '(epoch, revision) > (published_epoch, published_revision) and parked_at is null';
 
 /** Milliseconds until the next snapshot can be claimed; undefined when none is left to publish. */
 export async function nextAttemptInMs(db: Database): Promise<number | undefined> {

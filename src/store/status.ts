@@ -1,4 +1,5 @@
 import { type Database, query } from '../postgres.ts';
+import { UNPUBLISHED } from './outbox.ts';
 
 /** How everything stands, at a glance. Sizes in bytes, ages in seconds. */
 export interface Status {
@@ -37,8 +38,7 @@ export async function readStatus(db: Database): Promise<Status> {
        'snapshots', (
          select jsonb_build_object(
            'total', count(*) filter (where revision > 0),
-           'to_publish', count(*) filter (
-             where (epoch, revision) > (published_epoch, published_revision) and parked_at is null),
+           'to_publish', count(*) filter (where ${UNPUBLISHED}),
            'parked', count(*) filter (where parked_at is not null),
            'due_for_refresh', count(*) filter (where next_refresh_at <= clock_timestamp()))
          from market_sync.snapshot_state),

@@ -40,10 +40,26 @@ export async function runNemesis(
   await mendEverything(ctx);
 }
 
+/** Waits until it is so, or no longer: what is broken at the moment may keep it from ever being so. */
+async function waitUpTo(
+  ms: number,
+  condition: () => boolean | Promise<boolean>,
+  intervalMs = 20,
+): Promise<void> {
+  const until = performance.now() + ms;
+  while (!(await condition()) && performance.now() < until) await delay(intervalMs);
+}
+
+/** False too while PostgreSQL is down. */
+async function finds(pool: pg.Pool, count: number, text: string, values: unknown[]): Promise<boolean> {
+  const { rowCount } = await pool.query(text, values).catch(() => ({ rowCount: 0 }));
+  return rowCount === count;
+}
+
 async function waitForCommits({ observations }: NemesisContext, count: number): Promise<void> {
   const { tally } = observations;
-  const [enough, until] = [tally.commits + count, performance.now() + WAIT_MS_MAX];
-  while (tally.commits < enough && performance.now() < until) await delay(2);
+  const enough = tally.commits + count;
+  await waitUpTo(WAIT_MS_MAX, () => tally.commits >= enough, 2);
 }
 
 async function perform(ctx: NemesisContext, step: Step): Promise<void> {
@@ -102,18 +118,10 @@ async function findActor(stage: Stage, role: Role): Promise<Actor> {
   return role === 'consumer' ? consumer : consumer === first ? second : first;
 }
 
-/** Or what is broken at the moment keeps everybody from it. */
-async function awaitConsumer({ pool, slotName }: Stage): Promise<void> {
-  const WAIT_MS = 6_000;
-  const until = performance.now() + WAIT_MS;
-  while (performance.now() < until) {
-    const { rowCount } = await pool
-      .query('select from pg_replication_slots where slot_name = $1 and active', [slotName])
-      .catch(() => ({ rowCount: 0 }));
-    if (rowCount === 1) return;
-    await delay(20);
-  }
-}
+const awaitConsumer = ({ pool, slotName }: Stage): Promise<void> =>
+  waitUpTo(6_000, () =>
+    finds(pool, 1, 'select from pg_replication_slots where slot_name = $1 and active', [slotName]),
+  );
 
 async function readHolder({ pool }: Stage): Promise<string | undefined> {
   const { rows } = await pool
@@ -166,11 +174,8 @@ async function delayWrites({ stage }: NemesisContext, role: Role): Promise<void>
   await market.release();
 }
 
-async function awaitRunning({ current }: Supervised): Promise<void> {
-  const WAIT_MS = 5_000;
-  const until = performance.now() + WAIT_MS;
-  while (!current.stdout().includes('pipeline running') && performance.now() < until) await delay(20);
-}
+const awaitRunning = ({ current }: Supervised): Promise<void> =>
+  waitUpTo(5_000, () => current.stdout().includes('pipeline running'));
 
 /** Bookings that change once while nobody can see it, and never again: nothing else would put them right. */
 const UNSEEN_CHANGES = 4;
@@ -232,17 +237,12 @@ async function mendProxy(proxy: FaultProxy): Promise<void> {
   await proxy.heal();
 }
 
-async function awaitSnapshots(pool: pg.Pool, bookingIds: readonly string[]): Promise<void> {
-  const WAIT_MS = 2_000;
-  const until = performance.now() + WAIT_MS;
-  while (performance.now() < until) {
-    const { rowCount } = await pool
-      .query('select from market_inventory_snapshots where booking_id = any($1)', [bookingIds])
-      .catch(() => ({ rowCount: 0 }));
-    if (rowCount === bookingIds.length) return;
-    await delay(20);
-  }
-}
+const awaitSnapshots = (pool: pg.Pool, bookingIds: readonly string[]): Promise<void> =>
+  waitUpTo(2_000, () =>
+    finds(pool, bookingIds.length, 'select from market_inventory_snapshots where booking_id = any($1)', [
+      bookingIds,
+    ]),
+  );
 
 /** While all is quiet: a consumer with nothing else to do recomputes at once what it cannot see yet (D3a). */
 export async function changeUnseen(ctx: NemesisContext, settle: () => Promise<void>): Promise<void> {
