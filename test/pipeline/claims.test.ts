@@ -77,7 +77,7 @@ test('I7: claims that are given back wake the publishers, which otherwise sleep 
   const publisher = await pool.connect();
   try {
     await publisher.query('listen market_sync_publish');
-    const woken = once(publisher, 'notification');
+    const woken = once(publisher, 'notification', { signal: AbortSignal.timeout(20_000) });
     await releaseClaims(pool, { publisher: 'nobody' });
     await releaseClaims(pool, { publisher: 'sweep' });
     await woken;
