@@ -3,7 +3,12 @@ import { describeError } from '../src/errors.ts';
 import type { Logger } from '../src/log.ts';
 import type { Market } from '../src/mongo.ts';
 import { classifyPostgresError } from '../src/postgres.ts';
-import { checkHistory, findUncheckedHistory, markHistoryChecked } from '../src/store/history.ts';
+import {
+  checkHistory,
+  findUncheckedHistory,
+  markHistoryChecked,
+  recordHistoryCheck,
+} from '../src/store/history.ts';
 import { pause } from './pause.ts';
 
 export interface HistoryCheck {
@@ -50,8 +55,10 @@ async function checkOnce(
     const postmaster = await findUncheckedHistory(ctx.pool);
     if (postmaster === undefined) return true;
     begun = true;
+    const startedAt = new Date();
     const { compared, cut } = await checkHistory(ctx, signal);
     await markHistoryChecked(ctx.pool, postmaster);
+    await recordHistoryCheck(ctx.pool, { startedAt, compared, cut });
     ctx.log.info({ listings: compared, cut }, 'history checked against mongodb');
     return true;
   } catch (error) {

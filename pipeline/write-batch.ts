@@ -8,6 +8,9 @@ import { pause } from './pause.ts';
 const VISIBLE_WAIT_MAX_MS = 50;
 const VISIBLE_WARN_AFTER_MS = 5_000;
 
+/** How soon a resumed pipeline goes on. */
+const PAUSED_POLL_MS = 250;
+
 export interface BatchWork {
   /** The consumer's own connection. */
   control: pg.ClientBase;
@@ -20,7 +23,8 @@ export interface BatchWork {
 
 /**
  * Writes snapshots and checkpoint in one transaction, as soon as everything covered is visible (D3a). A batch that
- * fans out to too many bookings is recomputed in chunks first, and the checkpoint moves at the end.
+ * fans out to too many bookings is recomputed in chunks first, and the checkpoint moves at the end. While the pipeline is
+ * paused it waits.
  */
 export async function writeBatch(
   ctx: ConsumeContext,
@@ -28,6 +32,7 @@ export async function writeBatch(
 ): Promise<{ bookings: number; changed: number }> {
   const { leaseSeconds, batchKeysMax, clock } = ctx;
   let keys = batch.keys;
+  const committedAt = batch.oldestCommitMs === undefined ? undefined : new Date(batch.oldestCommitMs);
   let [bookings, changed] = [0, 0];
   const notVisibleSince = performance.now();
   for (let waits = 0, warned = false; ; ) {
@@ -42,6 +47,7 @@ export async function writeBatch(
       leaseSeconds,
       now: clock(),
       resyncReason: batch.resyncReason,
+      committedAt,
     });
     if (outcome.outcome === 'done') {
       return { bookings: bookings + outcome.bookings, changed: changed + outcome.changed };
@@ -52,11 +58,16 @@ export async function writeBatch(
         stopIfNeeded();
         await crashPoint('consumer.between_chunks');
         const chunk = outcome.bookingIds.slice(first, first + batchKeysMax);
-        const reconciled = await reconcileBookings(control, { bookingIds: chunk, now: clock() });
+        const reconciled = await reconcileBookings(control, { bookingIds: chunk, now: clock(), committedAt });
         bookings += chunk.length;
         changed += reconciled.filter((entry) => entry.changed).length;
       }
       keys = { booking: [], location: [], sensor: [], vendor: [], inspection: [] };
+      continue;
+    }
+    if (outcome.outcome === 'paused') {
+      // Changes wait in the slot: nothing is confirmed until this batch is written.
+      await pause(PAUSED_POLL_MS, signal);
       continue;
     }
     const waitedMs = performance.now() - notVisibleSince;

@@ -7,6 +7,8 @@ import { crashPoint } from './crash-point.ts';
 import { EnvironmentError } from './errors.ts';
 import type { Logger } from './log.ts';
 import { connect, inTransaction, query, sqlStateOf } from './postgres.ts';
+import { installQueue } from './queue-schema.ts';
+import { applyRoles } from './roles.ts';
 import { ensureSourceIndexes, verifySource } from './source.ts';
 
 const MIGRATIONS_DIRECTORY = join(import.meta.dirname, '..', 'sql', 'migrations');
@@ -52,7 +54,8 @@ export function readMigrations(directory = MIGRATIONS_DIRECTORY): Migration[] {
 /**
  * Brings the database to this version of the program: applies what is missing, each migration in a transaction of its
  * own with its checksum, under an advisory lock; creates the indexes that the source tables lack, without blocking
- * their writers; then verifies that what must exist does. Running it again does nothing.
+ * their writers; verifies that what must exist does; makes pg-boss's tables; and grants the roles of `sql/roles.sql` what
+ * they need. Running it again does nothing.
  *
  * Answers the names of the migrations applied. Throws an `EnvironmentError` when the source tables are not as they
  * must be, or when the database was migrated by a newer or an edited version of the program.
@@ -71,6 +74,8 @@ export async function migrate(ctx: MigrateContext, migrations = readMigrations()
     }
     await ensureSourceIndexes(client, ctx);
     await verifyInstalled(client);
+    await installQueue(client, ctx.log);
+    await applyRoles(ctx.pool, ctx.log);
     return applied;
   } finally {
     // Closes the session: its lock goes with it, and no other user of the pool inherits its settings.

@@ -35,8 +35,11 @@ export interface Listing {
   revision: number;
 }
 
-/** `completed` and `withdrawn` listings are tombstones: they stay until cleanup so that no late write revives them. */
-type ListingStatus = 'published' | 'completed' | 'withdrawn';
+/**
+ * Buyers see `published` ones. `held` is off the market until released; `completed` and `withdrawn` listings are tombstones:
+ * they stay until cleanup so that no late write revives them.
+ */
+type ListingStatus = 'published' | 'held' | 'completed' | 'withdrawn';
 
 /** The listing that a snapshot says there should be. `publishedAt` is when the booking was first published, or now. */
 export function toListing(snapshot: Snapshot, publishedAt: Date): Listing {
@@ -72,5 +75,5 @@ export function toListing(snapshot: Snapshot, publishedAt: Date): Listing {
 }
 
 function listingStatus(status: Snapshot['status']): ListingStatus {
-  return status === 'completed' || status === 'withdrawn' ? status : 'published';
+  return status === 'held' || status === 'completed' || status === 'withdrawn' ? status : 'published';
 }

@@ -1,5 +1,16 @@
-/** Where a snapshot stands on its way to MongoDB; `completed` and `withdrawn` mean that its booking has ended. */
-type SnapshotStatus = 'ready_to_publish' | 'publishing' | 'published' | 'completed' | 'withdrawn';
+/**
+ * Where a snapshot stands on its way to MongoDB. `held`: a person has taken it off the market until it is released.
+ * `completed` and `withdrawn`: its booking has ended, or a person has withdrawn it.
+ */
+export const SNAPSHOT_STATUSES = [
+  'ready_to_publish',
+  'publishing',
+  'published',
+  'held',
+  'completed',
+  'withdrawn',
+] as const;
+export type SnapshotStatus = (typeof SNAPSHOT_STATUSES)[number];
 
 /**
  * One row of `market_inventory_snapshots`, as the driver returns it with this project's type parsers: numerics and

@@ -62,6 +62,23 @@ export async function findUncheckedHistory(db: Database): Promise<string | undef
   return rows[0]?.started_at;
 }
 
+/** Notes what a comparison found, for the view `drift`. */
+export async function recordHistoryCheck(
+  db: Database,
+  check: { startedAt: Date; compared: number; cut: boolean },
+): Promise<void> {
+  await query(
+    db,
+    `insert into market_sync.drift_check (kind, started_at, compared, found, outcome) values ('versions', $1, $2, $3, $4)`,
+    [
+      check.startedAt,
+      check.compared,
+      Number(check.cut),
+      check.cut ? 'MongoDB had versions of another history: everything is published again' : 'nothing found',
+    ],
+  );
+}
+
 export async function markHistoryChecked(db: Database, postmasterStartedAt: string): Promise<void> {
   await query(db, 'update market_sync.checkpoint set history_checked_for = $1::timestamptz', [
     postmasterStartedAt,

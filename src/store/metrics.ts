@@ -1,41 +1,93 @@
 import { type Database, query } from '../postgres.ts';
-import { UNPUBLISHED } from './outbox.ts';
 
-/** Figures for whoever watches, of one moment. Null: not known, or without meaning here. */
+/** What was done since this database was migrated, of one kind. */
+export interface Activity {
+  events: number;
+  items: number;
+  changed: number;
+  busy_seconds: number;
+}
+
+/** Latencies of more than the bound before and at most `latency_bound(bucket)` milliseconds. */
+interface LatencyBucket {
+  stage: 'snapshot' | 'listing';
+  bucket: number;
+  count: number;
+  sum_seconds: number;
+}
+
+/**
+ * Figures for whoever watches, of one moment. Sizes in bytes, ages in seconds. Null: not known, or without meaning here.
+ * What `activity` and `latency` say never goes down.
+ */
 export interface Metrics {
-  parked: number;
-  to_publish: number;
   epoch: number;
+  malformed_messages: number;
   resyncs: number;
   resync_open: boolean;
   consumer_alive: boolean;
+  paused: boolean;
   lag_bytes: number | null;
+  lag_seconds: number | null;
+  publish_lag_seconds: number | null;
+  slot_state: string;
   slot_active: boolean;
   slot_retained_wal_bytes: number | null;
   slot_safe_wal_bytes: number | null;
-  malformed_messages: number;
+  to_publish: number;
+  parked: number;
+  /** Always the six states of the view. */
+  queue: { state: string; count: number; oldest_seconds: number | null }[];
+  /** Always the four kinds. */
+  activity: Record<'reconcile' | 'publish' | 'failure' | 'redelivery', Activity>;
+  /** Ascending buckets; those that counted nothing are left out. */
+  latency: LatencyBucket[];
+  /** Without pg-boss's tables: none. */
+  jobs: { queue: string; state: string; count: number }[];
 }
 
-/** One statement; what it counts are partial indexes that hold little when all is well. */
+/** Ours are a handful of queues, of six states each; whoever adds others to pg-boss does not swell every answer. */
+const JOB_COUNTS_MAX = 120;
+
+/** One statement, so that the figures are of one moment. What it counts are partial indexes that hold little when all is well. */
 export async function readMetrics(db: Database): Promise<Metrics> {
-  const rows = await query<Metrics & Record<string, unknown>>(
+  const rows = await query<{ metrics: Metrics }>(
     db,
-    `select
-       (select count(*) from market_sync.snapshot_state where parked_at is not null) as parked,
-       (select count(*) from market_sync.snapshot_state where ${UNPUBLISHED}) as to_publish,
-       c.epoch,
-       (select count(*) from market_sync.resync) as resyncs,
-       exists (select from market_sync.resync where finished_at is null) as resync_open,
-       coalesce(c.lease_until > clock_timestamp(), false) as consumer_alive,
-       pg_current_wal_lsn() - c.commit_lsn as lag_bytes,
-       coalesce(s.active, false) as slot_active,
-       case when s.wal_status <> 'lost' then pg_current_wal_lsn() - s.restart_lsn end as slot_retained_wal_bytes,
-       s.safe_wal_size as slot_safe_wal_bytes,
-       c.malformed_messages
-     from market_sync.checkpoint c
-     left join pg_replication_slots s on s.slot_name = c.slot_name`,
+    `select jsonb_build_object(
+       'epoch', s.epoch, 'malformed_messages', s.malformed_messages,
+       'resyncs', (select count(*) from market_sync.resync), 'resync_open', s.resync_id is not null,
+       'consumer_alive', s.consumer_state = 'active', 'paused', s.paused_at is not null,
+       'lag_bytes', s.lag_bytes, 'lag_seconds', s.lag_seconds, 'publish_lag_seconds', s.publish_lag_seconds,
+       'slot_state', s.slot_state, 'slot_active', s.slot_active,
+       'slot_retained_wal_bytes', s.retained_wal_bytes, 'slot_safe_wal_bytes', s.safe_wal_bytes,
+       'to_publish', s.to_publish, 'parked', s.parked,
+       'queue', (
+         select jsonb_agg(jsonb_build_object(
+           'state', state, 'count', count, 'oldest_seconds', round(extract(epoch from oldest_age), 3)))
+         from market_sync.queue),
+       'activity', (
+         select jsonb_object_agg(kind, jsonb_build_object(
+           'events', events, 'items', items, 'changed', changed, 'busy_seconds', busy_ms / 1000))
+         from (
+           select kind, coalesce(sum(events), 0) as events, coalesce(sum(items), 0) as items,
+             coalesce(sum(changed), 0) as changed, coalesce(sum(busy_ms), 0) as busy_ms
+           from unnest(array['reconcile', 'publish', 'failure', 'redelivery']) kind
+           left join market_sync.activity using (kind)
+           group by kind) activity),
+       'latency', (
+         select coalesce(jsonb_agg(jsonb_build_object(
+           'stage', stage, 'bucket', bucket, 'count', count, 'sum_seconds', sum_ms / 1000) order by stage, bucket), '[]')
+         from (
+           select stage, bucket, sum(count) as count, sum(sum_ms) as sum_ms
+           from market_sync.latency_histogram group by stage, bucket) latency),
+       'jobs', (
+         select coalesce(jsonb_agg(jsonb_build_object('queue', queue, 'state', state, 'count', count)), '[]')
+         from (
+           select queue, state, count(*) as count from market_sync.jobs
+           group by queue, state order by queue, state limit ${JOB_COUNTS_MAX}) job)) as metrics
+     from market_sync.status s`,
   );
-  const metrics = rows[0];
+  const metrics = rows[0]?.metrics;
   if (metrics === undefined) throw new Error('market_sync.checkpoint is empty: its one row was deleted');
   return metrics;
 }

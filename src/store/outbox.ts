@@ -96,18 +96,18 @@ export async function recordFailure(db: Database, failure: Failure): Promise<boo
 /** What is still to be published, as a condition on `market_sync.snapshot_state`: that of its partial index. */
 export const UNPUBLISHED = '(epoch, revision) > (published_epoch, published_revision) and parked_at is null';
 
-/** Milliseconds until the next snapshot can be claimed; undefined when none is left to publish. */
+/** Milliseconds until the next snapshot can be claimed; undefined when none is left to publish, or the pipeline is paused. */
 export async function nextAttemptInMs(db: Database): Promise<number | undefined> {
   const rows = await query<{ wait_ms: number | null }>(
     db,
     `select extract(epoch from min(greatest(next_attempt_at, coalesce(lease_until, '-infinity'), clock_timestamp()))
        - clock_timestamp())::float8 * 1000 as wait_ms
-     from market_sync.snapshot_state where ${UNPUBLISHED}`,
+     from market_sync.snapshot_state where ${UNPUBLISHED} and not (select market_sync.is_paused())`,
   );
   return rows[0]?.wait_ms ?? undefined;
 }
 
-/** Bookings whose newest snapshot MongoDB has not confirmed, oldest attempt first. */
+/** Bookings whose newest snapshot MongoDB has not confirmed, without parked ones, oldest attempt first. */
 export async function findUnpublished(db: Database, limit: number): Promise<string[]> {
   const rows = await query<{ booking_id: string }>(
     db,

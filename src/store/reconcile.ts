@@ -27,22 +27,25 @@ export interface ReconcileBatch {
   now: Date | undefined;
   /** Reason for a recompute of everything that this batch asks for, if it does. */
   resyncReason: string | undefined;
+  /** When the oldest change of the batch was committed, by PostgreSQL's clock; undefined without one. */
+  committedAt: Date | undefined;
 }
 
 export type BatchOutcome =
   | { outcome: 'done'; bookings: number; changed: number }
   | { outcome: 'not_visible' }
+  | { outcome: 'paused' }
   | { outcome: 'too_many'; bookingIds: string[] };
 
 const RECONCILE_BATCH = {
   name: 'reconcile_batch',
   text: `select outcome, bookings, booking_count, changed_count
-         from market_sync.reconcile_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, make_interval(secs => $10), $11, $12)`,
+         from market_sync.reconcile_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, make_interval(secs => $10), $11, $12, $13)`,
 };
 
 /**
  * One batch of the consumer, in one transaction: visibility proved, snapshots recomputed, checkpoint moved (D3a, D6).
- * With `not_visible` and `too_many` nothing has been written. Raises MS001 when another consumer has taken over.
+ * With any other outcome than `done` nothing has been written. Raises MS001 when another consumer has taken over.
  */
 export async function reconcileBatch(client: pg.ClientBase, batch: ReconcileBatch): Promise<BatchOutcome> {
   const rows = await queryPrepared<{
@@ -63,6 +66,7 @@ export async function reconcileBatch(client: pg.ClientBase, batch: ReconcileBatc
     batch.leaseSeconds,
     batch.now ?? null,
     batch.resyncReason ?? null,
+    batch.committedAt ?? null,
   ]);
   const row = rows[0];
   if (row === undefined) throw new Error('reconcile_batch answered nothing');
@@ -70,7 +74,8 @@ export async function reconcileBatch(client: pg.ClientBase, batch: ReconcileBatc
     case 'done':
       return { outcome: 'done', bookings: row.booking_count, changed: row.changed_count };
     case 'not_visible':
-      return { outcome: 'not_visible' };
+    case 'paused':
+      return { outcome: row.outcome };
     case 'too_many':
       return { outcome: 'too_many', bookingIds: row.bookings ?? [] };
   }
@@ -82,8 +87,8 @@ export interface Reconciled {
 }
 
 const RECONCILE = {
-  name: 'reconcile',
-  text: 'select booking_id, changed from market_sync.reconcile($1, $2)',
+  name: 'reconcile_bookings',
+  text: 'select booking_id, changed from market_sync.reconcile_bookings($1, $2, $3)',
 };
 
 /**
@@ -92,12 +97,16 @@ const RECONCILE = {
  */
 export async function reconcileBookings(
   db: Database,
-  { bookingIds, now }: { bookingIds: string[]; now: Date | undefined },
+  {
+    bookingIds,
+    now,
+    committedAt,
+  }: { bookingIds: string[]; now: Date | undefined; committedAt?: Date | undefined },
 ): Promise<Reconciled[]> {
-  return queryPrepared<Reconciled>(db, RECONCILE, [bookingIds, now ?? null]);
+  return queryPrepared<Reconciled>(db, RECONCILE, [bookingIds, now ?? null, committedAt ?? null]);
 }
 
-/** Bookings whose snapshot the clock alone has changed by now, most overdue first. */
+/** Bookings whose snapshot the clock alone has changed by now, most overdue first; none while the pipeline is paused. */
 export async function findDueForRefresh(
   db: Database,
   { now, limit }: { now: Date | undefined; limit: number },
@@ -105,7 +114,7 @@ export async function findDueForRefresh(
   const rows = await query<{ booking_id: string }>(
     db,
     `select booking_id from market_sync.snapshot_state
-     where next_refresh_at <= (select coalesce($1, clock_timestamp()))
+     where next_refresh_at <= (select coalesce($1, clock_timestamp())) and not (select market_sync.is_paused())
      order by next_refresh_at limit $2`,
     [now ?? null, limit],
   );

@@ -30,6 +30,10 @@ test('without any setting everything has its documented default', () => {
     host: '127.0.0.1',
     port: 3000,
     apiKey: undefined,
+    oidc: undefined,
+    rateLimitPerSecond: 50,
+    rateLimitBurst: 200,
+    idempotencySeconds: 86_400,
     logLevel: 'info',
     sourceSchema: 'public',
     slotName: 'market_sync',
@@ -71,6 +75,9 @@ const BOUNDS: [name: string, min: number, max: number, key: keyof Config, unit: 
   ['PUBLISH_ATTEMPTS_MAX', 1, 100, 'publishAttemptsMax', 1],
   ['MONGODB_TIMEOUT_MS', 100, 600_000, 'mongodbTimeoutMs', 1],
   ['CONSUMER_LEASE_SECONDS', 2, 300, 'consumerLeaseSeconds', 1],
+  ['RATE_LIMIT_PER_SECOND', 1, 100_000, 'rateLimitPerSecond', 1],
+  ['RATE_LIMIT_BURST', 1, 1_000_000, 'rateLimitBurst', 1],
+  ['IDEMPOTENCY_HOURS', 1, 8_760, 'idempotencySeconds', 3_600],
 ];
 
 test.each(BOUNDS)('%s is taken from %i to %i and refused outside', (name, min, max, key, unit) => {
@@ -97,6 +104,16 @@ const WRONG: Record<string, string[]> = {
   MONGODB_DATABASE: ['a/b', 'a.b', 'a b', '$a', 'x'.repeat(64)],
   DEMO: ['yes', 'true', '1', 'ON'],
   API_KEY: ['short', 'fifteen-chars-x'],
+  OIDC_ISSUER: [
+    'login.example.org',
+    'http://login.example.org',
+    'http://127.0.0.1.example.org',
+    'https://login.example.org?x=1',
+    'file:///etc/passwd',
+  ],
+  OIDC_AUDIENCE: ['x'.repeat(256)],
+  OIDC_ALGORITHMS: ['none', 'HS256', 'RS256,HS512', 'RS256,none', 'RS256, ES256', 'rs256', ','],
+  OIDC_ROLE_CLAIM: ['the roles', 'x'.repeat(256)],
   LOG_LEVEL: ['verbose', 'INFO', 'trace'],
   SOURCE_SCHEMA: ['Public', '1st', 'a-b', 'a.b', 'a"b', 'a'.repeat(64)],
   SLOT_NAME: ['Slot', 'a-b', 'a b', 'a'.repeat(64)],
@@ -178,15 +195,24 @@ test('a setting that is empty counts as not set, as in a compose file', () => {
   expect(loadConfig(empty)).toEqual(loadConfig({}));
 });
 
-test('HOST outside of this machine is refused without an API_KEY', () => {
+test('a HOST outside of this machine is told from loopback', () => {
   for (const host of ['0.0.0.0', '::', '10.0.0.5', 'example.org', '127.0.0.1.example.org']) {
-    const message = refusal({ HOST: host });
-    expect(message).toContain(`HOST=${host}: `);
-    expect(message).toContain('Set API_KEY');
     expect(isLoopback(host)).toBe(false);
-    expect(loadConfig({ HOST: host, API_KEY: 'sixteen-letters!' }).host).toBe(host);
+    expect(loadConfig({ HOST: host }).host).toBe(host);
   }
-  for (const host of ['127.0.0.1', '::1', 'localhost']) expect(loadConfig({ HOST: host }).host).toBe(host);
+  for (const host of ['127.0.0.1', '::1', 'localhost']) expect(isLoopback(host)).toBe(true);
+});
+
+test('tokens are believed of one issuer and for one audience: one of the two alone is refused', () => {
+  const issuer = 'https://login.example.org/realm';
+  expect(refusal({ OIDC_ISSUER: issuer })).toContain('OIDC_AUDIENCE is not set');
+  expect(refusal({ OIDC_AUDIENCE: 'market-sync' })).toContain('OIDC_ISSUER is not set');
+  expect(loadConfig({ OIDC_ISSUER: issuer, OIDC_AUDIENCE: 'market-sync' }).oidc).toEqual({
+    issuer,
+    audience: 'market-sync',
+    algorithms: ['RS256', 'ES256'],
+    roleClaim: 'roles',
+  });
 });
 
 test('DATA_DIR is made absolute, so that a later change of directory does not move it', () => {

@@ -263,7 +263,7 @@ describe('what a hand has taken away since', () => {
   });
 
   test('is named when it is a table', async () => {
-    await query(database.pool, 'drop table market_sync.resync');
+    await query(database.pool, 'drop table market_sync.resync cascade');
     expect((await failureOf(migrate(contextOf(database)))).message).toContain('table market_sync.resync');
   });
 });

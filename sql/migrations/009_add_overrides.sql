@@ -1,0 +1,579 @@
+-- What people decide, merged into what is computed: overrides of single fields, holds and withdrawals.
+--
+-- They are stored apart from the snapshot and merged by recompute(), so that they survive every recompute and end when
+-- they end. Each is a change like any other: revision + 1, so that an older write still on its way loses against it. Who
+-- writes these tables, and the audit of it, is in 010.
+
+create table market_sync.override (
+  booking_id uuid primary key,
+  grade varchar(16),
+  quality_score numeric(5, 2) check (quality_score between 0 and 100),
+  freshness text,
+  visual_defects text,
+  special_notes text,
+  reason text not null,
+  actor text not null,
+  set_at timestamptz not null default clock_timestamp(),
+  expires_at timestamptz,
+  version bigint generated always as identity,
+  check (num_nonnulls(grade, quality_score, freshness, visual_defects, special_notes) > 0)
+);
+comment on table market_sync.override is
+  'Fields of a snapshot that a person has corrected: each one that is not null speaks instead of the source until the override ends.';
+comment on column market_sync.override.expires_at is 'When the override ends by itself; null: when somebody ends it.';
+comment on column market_sync.override.version is 'Another one with every write: the ETag of the API.';
+
+create table market_sync.manual_state (
+  booking_id uuid primary key,
+  state text not null check (state in ('held', 'withdrawn')),
+  reason text not null,
+  actor text not null,
+  since timestamptz not null default clock_timestamp()
+);
+comment on table market_sync.manual_state is
+  'Bookings that a person has taken off the market. held: until released, following its source all the while; withdrawn: ended and frozen, as if the booking were cancelled.';
+
+-- A ring per booking, so that it is bounded and nothing has to be cleaned up.
+create table market_sync.revision (
+  booking_id uuid not null,
+  ring smallint not null,
+  epoch int not null,
+  revision bigint not null,
+  at timestamptz not null,
+  status text not null,
+  cause text not null check (cause in ('new', 'own', 'parts', 'epoch')),
+  primary key (booking_id, ring)
+) with (fillfactor = 70);
+comment on table market_sync.revision is
+  'The last 16 revisions of each snapshot: when, with which status, and what changed. Of those in which only parts changed (a reading came), one a minute.';
+comment on column market_sync.revision.ring is 'Place in the ring: revisions_remembered of snapshot_state modulo 16.';
+comment on column market_sync.revision.cause is
+  'new: first of its booking. own: the booking''s own columns, its status or its grade. parts: inspection, sensors, detections, certificates, overrides of them. epoch: written again in a new epoch.';
+
+alter table market_sync.snapshot_state
+  add column changed_at timestamptz,
+  add column claimed_at timestamptz,
+  add column revisions_remembered bigint not null default 0,
+  add column parts_remembered_at timestamptz;
+comment on column market_sync.snapshot_state.revisions_remembered is 'How many revisions of it have been written to the ring market_sync.revision.';
+comment on column market_sync.snapshot_state.parts_remembered_at is 'When a revision in which only parts changed was last remembered there.';
+comment on column market_sync.snapshot_state.changed_at is
+  'When the oldest change that MongoDB has not confirmed was committed; null when none was: recomputed by the clock, by hand or by a resync.';
+comment on column market_sync.snapshot_state.claimed_at is 'When the publisher claimed_by took it.';
+
+drop function market_sync.reconcile(uuid[], timestamptz);
+drop function market_sync.recompute(uuid[], timestamptz);
+drop function market_sync.snapshot_metadata(boolean, text[], boolean, text, timestamptz);
+
+create function market_sync.snapshot_metadata(
+  is_certified boolean, certification_types text[], pest_alert_active boolean, sensor_health text, special_notes text,
+  updated_at timestamptz)
+returns jsonb language sql stable parallel safe
+return jsonb_build_object(
+  'is_certified', is_certified, 'certification_types', certification_types, 'pest_alert_active', pest_alert_active,
+  'sensor_health', sensor_health, 'last_updated', market_sync.iso(updated_at), 'buyer_contacts', '[]'::jsonb,
+  'special_notes', coalesce(special_notes, ''));
+comment on function market_sync.snapshot_metadata is 'The metadata object of a snapshot.';
+
+-- Recomputes the given bookings as of p_now (PostgreSQL's clock when null) and writes what really changed.
+--
+-- One row per booking that has a snapshot afterwards. A booking at its end is frozen: the recompute that sees the end
+-- is the last, later ones follow its own row only; one that has no snapshot by then gets none. So is one that a person
+-- has withdrawn. An override speaks instead of the source until it ends; a hold changes nothing but the status.
+--
+-- p_committed_at: when the oldest change that is worked off was committed; null when nothing was (clock, hand, resync).
+create function market_sync.recompute(p_booking_ids uuid[], p_now timestamptz, p_committed_at timestamptz)
+returns table (booking_id uuid, changed boolean, revision bigint)
+language plpgsql
+set search_path from current
+set plan_cache_mode = force_generic_plan
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz;
+  v_today date;
+  v_far timestamptz;
+  v_pest_window interval;
+  v_stale_after interval;
+  v_pest_since timestamptz;
+  v_stale_before timestamptz;
+  v_epoch int;
+  v_revision_floor bigint;
+begin
+  perform market_sync.lock_reconcile();
+
+  v_now := coalesce(p_now, clock_timestamp());
+  v_today := (v_now at time zone 'UTC')::date;
+  -- Times beyond this never come due; adding an interval to an absurd one would overflow.
+  v_far := v_now + interval '876000 hours';
+  select pest_window, sensor_stale_after into strict v_pest_window, v_stale_after from market_sync.settings;
+  v_pest_since := v_now - v_pest_window;
+  v_stale_before := v_now - v_stale_after;
+  select epoch, revision_floor into strict v_epoch, v_revision_floor from market_sync.checkpoint;
+
+  -- A snapshot that somebody else inserted (the system before this one, still running) has no state yet.
+  insert into market_sync.snapshot_state (booking_id)
+  select s.booking_id from market_inventory_snapshots s
+  where s.booking_id = any (p_booking_ids)
+    and not exists (select from market_sync.snapshot_state state where state.booking_id = s.booking_id)
+  on conflict do nothing;
+
+  return query
+  with target as materialized (
+    select
+      key.booking_id, b.farmer_id, b.vendor_id, b.location_id, b.crop_type, coalesce(o.grade, b.grade) as grade,
+      b.quantity_kg, b.start_date,
+      b.end_date, b.duration_days, b.ai_inspection_id as inspection_id,
+      s.booking_id is not null as has_snapshot,
+      s.epoch as old_epoch, s.own_hash as old_own_hash, s.parts_hash as old_parts_hash,
+      s.ended_at as old_ended_at, s.status as old_status,
+      s.inspection_id as old_inspection_id, s.inspection_status as old_inspection_status, s.start_date as old_start_date,
+      s.end_date as old_end_date,
+      o.quality_score as override_quality_score, o.freshness as override_freshness,
+      o.visual_defects as override_visual_defects, o.special_notes, o.expires_at as override_expires_at,
+      case
+        when b.id is null or b.booking_status = 'cancelled' or m.state = 'withdrawn' then 'withdrawn'
+        when b.booking_status = 'completed' then 'completed'
+        when m.state = 'held' then 'held'
+        else 'ready_to_publish'
+      end as new_status,
+      -- full: all parts are recomputed; own: ended before, follows its own row; gone: its row is deleted
+      case
+        when b.id is null then 'gone'
+        when (b.booking_status in ('completed', 'cancelled') or m.state = 'withdrawn') and s.ended_at is not null then 'own'
+        else 'full'
+      end as scope
+    from (select distinct unnest(p_booking_ids) as booking_id) key
+    left join storage_bookings b on b.id = key.booking_id
+    left join market_inventory_snapshots s on s.booking_id = key.booking_id
+    left join market_sync.manual_state m on m.booking_id = key.booking_id
+    left join market_sync.override o
+      on o.booking_id = key.booking_id and (o.expires_at is null or o.expires_at > v_now)
+    where s.booking_id is not null
+      or (b.id is not null and (b.booking_status is null or b.booking_status not in ('completed', 'cancelled'))
+        and m.state is distinct from 'withdrawn')
+  ),
+
+  -- Sensors and pests once per location, certificates once per vendor, whatever number of bookings share them.
+  location as materialized (
+    select distinct location_id from target where scope = 'full' and location_id is not null
+  ),
+  reading as materialized (
+    select
+      location.location_id, sensor.id as sensor_id, sensor.sensor_type, sensor.status,
+      latest.id is not null as heard,
+      market_sync.finite(latest.reading_value) as value,
+      latest.reading_unit as unit, latest.reading_time, coalesce(latest.alert_triggered, false) as alert,
+      latest.id is not null and sensor.sensor_type is not null and row_number() over (
+        partition by location.location_id, sensor.sensor_type
+        order by latest.reading_time desc nulls last, latest.id desc nulls last
+      ) = 1 as speaks,
+      row_number() over (partition by location.location_id, sensor.sensor_type order by market_sync.finite(latest.reading_value)) as rank,
+      sensor.status is not distinct from 'active' as active,
+      coalesce(latest.reading_time, sensor.created_at) as last_heard_at
+    from location
+    join iot_sensors sensor on sensor.location_id = location.location_id
+    left join lateral (
+      select r.id, r.reading_value, r.reading_unit, r.reading_time, r.alert_triggered
+      from sensor_readings r
+      where r.sensor_id = sensor.id
+      order by r.reading_time desc, r.id desc
+      limit 1
+    ) latest on true
+  ),
+  -- Hashes are of raw columns (building JSON is what costs), combined by xor: a rank makes equal rows distinct.
+  -- The seed is not 0, with which a null and the number 0 have the same hash.
+  -- They cover exactly what a buyer sees, so that nothing else counts as a change (D5).
+  sensor_part as materialized (
+    select
+      location_id,
+      bit_xor(case
+        when speaks then
+          hash_record_extended(
+            row('speaks'::text, sensor_type, value, unit, market_sync.shown(reading_time), status, alert), 1)
+        when value is not null and sensor_type is not null then
+          hash_record_extended(row('heard'::text, sensor_type, value, rank), 1)
+        else 0
+      end) as hash,
+      case
+        when not bool_or(heard) then 'no_data'
+        when bool_or(alert) then 'alert'
+        when bool_or(active and (last_heard_at is null or last_heard_at <= v_stale_before)) then 'stale'
+        else 'good'
+      end as health,
+      min(last_heard_at + v_stale_after) filter (
+        where active and last_heard_at > v_stale_before and last_heard_at < v_far
+      ) as next_refresh_at
+    from reading
+    group by location_id
+  ),
+  pest as materialized (
+    select
+      location.location_id, p.id, coalesce(p.pest_type, 'unknown') as pest_type,
+      coalesce(p.severity_level, 'low') as severity,
+      case when p.confidence_score is null then 0 else market_sync.finite(p.confidence_score) end as confidence,
+      p.detected_at, coalesce(p.action_taken, 'monitoring') as action_taken, p.resolved_at is not null as resolved,
+      coalesce(p.detected_at, p.created_at) as seen_at,
+      row_number() over (
+        partition by location.location_id order by coalesce(p.detected_at, p.created_at) desc, p.id desc) as rank
+    from location
+    join pest_detections p on p.location_id = location.location_id
+    where coalesce(p.detected_at, p.created_at) > v_pest_since
+  ),
+  pest_part as materialized (
+    select
+      location_id,
+      bit_xor(hash_record_extended(
+        row(rank, pest_type, severity, confidence, market_sync.shown(detected_at), action_taken, resolved), 1)) as hash,
+      count(*)::int as pest_count,
+      bool_or(severity in ('high', 'critical')) as has_alerts,
+      bool_or(severity in ('high', 'critical') and not resolved) as alert_active,
+      min(seen_at + v_pest_window) filter (where seen_at < v_far) as next_refresh_at
+    from pest
+    group by location_id
+  ),
+  certificate as materialized (
+    select
+      vendor.vendor_id, c.id, c.certificate_type::text as type, c.issuing_authority, c.certificate_number,
+      c.issue_date, c.expiry_date, c.status, c.document_url, c.score
+    from (select distinct vendor_id from target where scope = 'full' and vendor_id is not null) vendor
+    join compliance_certificates c on c.vendor_id = vendor.vendor_id
+    where c.status = 'valid' and (c.expiry_date is null or c.expiry_date >= v_today)
+  ),
+  certificate_part as materialized (
+    select
+      vendor_id,
+      bit_xor(hash_record_extended(row(id, type, issuing_authority, certificate_number, issue_date, expiry_date,
+        status, document_url, score), 1)) as hash,
+      (min(expiry_date) filter (where expiry_date < v_far::date) + 1)::timestamp at time zone 'UTC' as next_refresh_at
+    from certificate
+    group by vendor_id
+  ),
+
+  -- What the booking's snapshot must say, still as raw columns, and whether that differs from what it says.
+  displayed as materialized (
+    select
+      t.*,
+      case when i.id is not null then 'completed' else 'pending' end as inspection_status,
+      case
+        when t.override_quality_score is not null then t.override_quality_score
+        when i.freshness_score is null then 0
+        when i.freshness_score in ('NaN', 'Infinity', '-Infinity') then null
+        else round(least(greatest(i.freshness_score, -999.99), 999.99), 2)
+      end as quality_score,
+      coalesce(t.override_freshness, i.freshness, 'unknown') as freshness,
+      coalesce(t.override_visual_defects, i.visual_defects, '') as visual_defects, i.shelf_life_days,
+      coalesce(sensor_part.hash, 0) as sensor_hash, coalesce(sensor_part.health, 'no_data') as sensor_health,
+      pest_part.hash as pest_hash, coalesce(pest_part.pest_count, 0) as pest_count,
+      coalesce(pest_part.has_alerts, false) as has_pest_alerts,
+      coalesce(pest_part.alert_active, false) as pest_alert_active,
+      certificate_part.hash as certificate_hash,
+      own_certificate.id as own_certificate_id, own_certificate.certificate_number, own_certificate.issued_date,
+      own_certificate.certificate_status, own_certificate.digital_signature, own_certificate.issued_by,
+      case when t.new_status in ('ready_to_publish', 'held') then
+        least(sensor_part.next_refresh_at, pest_part.next_refresh_at, certificate_part.next_refresh_at,
+          case when t.override_expires_at < v_far then t.override_expires_at end)
+      end as next_refresh_at
+    from target t
+    left join crop_inspections i on t.scope = 'full' and i.id = t.inspection_id
+    left join sensor_part on t.scope = 'full' and sensor_part.location_id = t.location_id
+    left join pest_part on t.scope = 'full' and pest_part.location_id = t.location_id
+    left join certificate_part on t.scope = 'full' and certificate_part.vendor_id = t.vendor_id
+    left join lateral (
+      select sc.id, sc.certificate_number, sc.issued_date, sc.certificate_status, sc.digital_signature, sc.issued_by
+      from storage_certificates sc
+      where t.scope = 'full' and sc.booking_id = t.booking_id
+        and (sc.certificate_status is null or sc.certificate_status not in ('revoked', 'expired'))
+      limit 1
+    ) own_certificate on true
+  ),
+  part as (
+    select
+      d.*,
+      hash_record_extended(row(farmer_id, vendor_id, location_id, crop_type, grade, quantity_kg,
+        market_sync.shown(start_date), market_sync.shown(end_date), duration_days, new_status), 1) as own_hash,
+      hash_record_extended(row(quality_score, freshness, visual_defects, shelf_life_days, sensor_hash, sensor_health,
+        pest_hash, certificate_hash, own_certificate_id, certificate_number, market_sync.shown(issued_date),
+        certificate_status, digital_signature, issued_by), 1)
+        -- Apart, so that a snapshot without notes has the hash that it had before there were any.
+        # case when special_notes is null then 0 else hash_record_extended(row('notes'::text, special_notes), 1) end
+        as parts_hash
+    from displayed d
+  ),
+  verdict as materialized (
+    select
+      part.*,
+      not has_snapshot or old_epoch <> v_epoch or case scope
+        when 'full' then own_hash is distinct from old_own_hash or parts_hash is distinct from old_parts_hash
+        when 'own' then own_hash is distinct from old_own_hash
+        else old_ended_at is null or old_status <> 'withdrawn'
+      end as changed,
+      case
+        when not has_snapshot then 'new'
+        when old_epoch <> v_epoch then 'epoch'
+        when scope = 'gone' or own_hash is distinct from old_own_hash then 'own'
+        else 'parts'
+      end as cause,
+      -- Columns of the snapshot that are not in the listing: kept in step, but no change of it.
+      has_snapshot and scope <> 'gone' and (
+        (old_inspection_id, old_start_date, old_end_date) is distinct from (inspection_id, start_date, end_date)
+        or (scope = 'full' and old_inspection_status is distinct from inspection_status)
+      ) as unseen_changed
+    from part
+  ),
+
+  -- JSON is built for what changed only.
+  changed_location as materialized (
+    select distinct location_id from verdict where changed and scope = 'full' and location_id is not null
+  ),
+  sensors_json as (
+    select location_id, jsonb_object_agg(sensor_type, jsonb_build_object(
+      'value', value, 'unit', unit, 'reading_time', market_sync.iso(reading_time), 'status', status,
+      'alert_triggered', alert)) as body
+    from reading
+    where speaks and location_id in (select location_id from changed_location)
+    group by location_id
+  ),
+  summary_json as (
+    select location_id, jsonb_object_agg(entry.key, entry.value) as body
+    from (
+      -- numeric: the sum of doubles near their limit overflows; through text, because the cast drops digits
+      select location_id, sensor_type,
+        trim_scale(avg(value::text::numeric)) as average,
+        min(value) as least_value, max(value) as greatest_value, count(value) as value_count
+      from reading
+      where heard and sensor_type is not null and location_id in (select location_id from changed_location)
+      group by location_id, sensor_type
+    ) type
+    cross join lateral (values
+      (sensor_type || '_avg', to_jsonb(average)),
+      (sensor_type || '_min', to_jsonb(least_value)),
+      (sensor_type || '_max', to_jsonb(greatest_value)),
+      (sensor_type || '_count', to_jsonb(value_count))
+    ) entry (key, value)
+    group by location_id
+  ),
+  pests_json as (
+    select location_id, jsonb_agg(jsonb_build_object(
+      'pest_type', pest_type, 'severity', severity, 'confidence', confidence,
+      'detected_at', market_sync.iso(detected_at), 'action_taken', action_taken, 'resolved', resolved)
+      order by seen_at desc, id desc) as body
+    from pest
+    where location_id in (select location_id from changed_location)
+    group by location_id
+  ),
+  certificates_json as (
+    select booking_id, jsonb_agg(body order by type collate "C", id) as body,
+      array_agg(distinct type collate "C") filter (where type is not null) as types
+    from (
+      select v.booking_id, c.type, c.id, jsonb_build_object(
+        'id', c.id, 'type', c.type, 'issuer', c.issuing_authority, 'certificate_number', c.certificate_number,
+        'issue_date', market_sync.iso(c.issue_date), 'expiry_date', market_sync.iso(c.expiry_date),
+        'status', c.status, 'document_url', c.document_url, 'score', c.score) as body
+      from verdict v
+      join certificate c on c.vendor_id = v.vendor_id
+      where v.changed and v.scope = 'full'
+      union all
+      select v.booking_id, 'storage_certificate', v.own_certificate_id, jsonb_build_object(
+        'id', v.own_certificate_id, 'type', 'storage_certificate', 'certificate_number', v.certificate_number,
+        'issued_date', market_sync.iso(v.issued_date), 'status', v.certificate_status,
+        'digital_signature', v.digital_signature, 'issued_by', v.issued_by)
+      from verdict v
+      where v.changed and v.own_certificate_id is not null
+    ) entry
+    group by booking_id
+  ),
+  content as (
+    select
+      v.*,
+      coalesce(sensors_json.body, '{}') as sensors, coalesce(summary_json.body, '{}') as sensor_summary,
+      coalesce(pests_json.body, '[]') as pest_events, coalesce(certificates_json.body, '[]') as certificates,
+      certificates_json.body is not null as is_certified,
+      coalesce(certificates_json.types, '{}') as certification_types
+    from verdict v
+    left join sensors_json on sensors_json.location_id = v.location_id
+    left join summary_json on summary_json.location_id = v.location_id
+    left join pests_json on pests_json.location_id = v.location_id
+    left join certificates_json on certificates_json.booking_id = v.booking_id
+    where v.changed
+  ),
+
+  -- Rows are locked in one order by all who write them, state before snapshot, so that nobody deadlocks.
+  locked as materialized (
+    select state.booking_id, state.revisions_remembered, state.parts_remembered_at
+    from verdict v
+    join market_sync.snapshot_state state on state.booking_id = v.booking_id
+    where v.has_snapshot and (v.changed or v.unseen_changed
+      or state.next_refresh_at is distinct from v.next_refresh_at or state.failed_stage = 'reconcile')
+    order by state.booking_id
+    for update of state
+  ),
+  updated as (
+    update market_inventory_snapshots s set
+      epoch = v_epoch,
+      revision = s.revision + 1,
+      status = c.new_status,
+      ended_at = case when c.new_status in ('completed', 'withdrawn') then coalesce(s.ended_at, v_now) end,
+      updated_at = v_now,
+      own_hash = case when c.scope <> 'gone' then c.own_hash end,
+      parts_hash = case when c.scope = 'full' then c.parts_hash else s.parts_hash end,
+      farmer_id = case when c.scope <> 'gone' then c.farmer_id else s.farmer_id end,
+      vendor_id = case when c.scope <> 'gone' then c.vendor_id else s.vendor_id end,
+      location_id = case when c.scope <> 'gone' then c.location_id else s.location_id end,
+      crop_type = case when c.scope <> 'gone' then c.crop_type else s.crop_type end,
+      grade = case when c.scope <> 'gone' then c.grade else s.grade end,
+      quantity_kg = case when c.scope <> 'gone' then c.quantity_kg else s.quantity_kg end,
+      start_date = case when c.scope <> 'gone' then c.start_date else s.start_date end,
+      end_date = case when c.scope <> 'gone' then c.end_date else s.end_date end,
+      duration_days = case when c.scope <> 'gone' then c.duration_days else s.duration_days end,
+      inspection_id = case when c.scope <> 'gone' then c.inspection_id else s.inspection_id end,
+      inspection_status = case when c.scope = 'full' then c.inspection_status else s.inspection_status end,
+      quality_score = case when c.scope = 'full' then c.quality_score else s.quality_score end,
+      freshness = case when c.scope = 'full' then c.freshness else s.freshness end,
+      visual_defects = case when c.scope = 'full' then c.visual_defects else s.visual_defects end,
+      shelf_life_days = case when c.scope = 'full' then c.shelf_life_days else s.shelf_life_days end,
+      sensors = case when c.scope = 'full' then c.sensors else s.sensors end,
+      sensor_summary = case when c.scope = 'full' then c.sensor_summary else s.sensor_summary end,
+      pest_events = case when c.scope = 'full' then c.pest_events else s.pest_events end,
+      has_pest_alerts = case when c.scope = 'full' then c.has_pest_alerts else s.has_pest_alerts end,
+      pest_count = case when c.scope = 'full' then c.pest_count else s.pest_count end,
+      certificates = case when c.scope = 'full' then c.certificates else s.certificates end,
+      is_certified = case when c.scope = 'full' then c.is_certified else s.is_certified end,
+      certification_types = case when c.scope = 'full' then c.certification_types else s.certification_types end,
+      metadata = case
+        when c.scope = 'full' then market_sync.snapshot_metadata(
+          c.is_certified, c.certification_types, c.pest_alert_active, c.sensor_health, c.special_notes, v_now)
+        else coalesce(s.metadata, '{}') || jsonb_build_object('last_updated', market_sync.iso(v_now))
+      end
+    from content c, locked
+    where s.booking_id = c.booking_id and locked.booking_id = c.booking_id
+    returning s.booking_id, s.revision, c.new_status, c.next_refresh_at, c.cause, locked.revisions_remembered,
+      -- Readings come every few seconds, and would push everything else out of the ring: one a minute is enough.
+      c.cause <> 'parts' or locked.parts_remembered_at is null
+        or locked.parts_remembered_at <= v_now - interval '1 minute' as memorable
+  ),
+  kept_in_step as (
+    update market_inventory_snapshots s
+    set inspection_id = v.inspection_id, start_date = v.start_date, end_date = v.end_date,
+      inspection_status = case when v.scope = 'full' then v.inspection_status else s.inspection_status end
+    from verdict v, locked
+    where s.booking_id = v.booking_id and locked.booking_id = v.booking_id and v.unseen_changed and not v.changed
+  ),
+  inserted as (
+    insert into market_inventory_snapshots (
+      booking_id, epoch, revision, status, own_hash, parts_hash, created_at, updated_at,
+      farmer_id, vendor_id, location_id, crop_type, grade, quantity_kg, start_date, end_date, duration_days, inspection_id,
+      inspection_status, quality_score, freshness, visual_defects, shelf_life_days,
+      sensors, sensor_summary, pest_events, has_pest_alerts, pest_count, certificates, is_certified, certification_types,
+      metadata)
+    select
+      c.booking_id, v_epoch, v_revision_floor + 1, c.new_status, c.own_hash, c.parts_hash, v_now, v_now,
+      c.farmer_id, c.vendor_id, c.location_id, c.crop_type, c.grade, c.quantity_kg, c.start_date, c.end_date,
+      c.duration_days, c.inspection_id,
+      c.inspection_status, c.quality_score, c.freshness, c.visual_defects,
+      c.shelf_life_days,
+      c.sensors, c.sensor_summary, c.pest_events, c.has_pest_alerts, c.pest_count, c.certificates, c.is_certified,
+      c.certification_types,
+      market_sync.snapshot_metadata(c.is_certified, c.certification_types, c.pest_alert_active, c.sensor_health, c.special_notes, v_now)
+    from content c
+    where not c.has_snapshot
+    returning booking_id, revision
+  ),
+  written as (
+    select * from updated
+    union all
+    select i.booking_id, i.revision, v.new_status, v.next_refresh_at, v.cause, 0, true
+    from inserted i
+    join verdict v on v.booking_id = i.booking_id
+  ),
+  -- A change gives a parked snapshot one more attempt; nothing else about a failure is forgotten before it succeeds.
+  state as (
+    insert into market_sync.snapshot_state (booking_id, epoch, revision, next_refresh_at, next_attempt_at, changed_at,
+      revisions_remembered, parts_remembered_at)
+    select booking_id, v_epoch, revision, next_refresh_at, clock_timestamp(), p_committed_at,
+      memorable::int, case when memorable and cause = 'parts' then v_now end
+    from written
+    on conflict (booking_id) do update set
+      epoch = excluded.epoch, revision = excluded.revision, next_refresh_at = excluded.next_refresh_at,
+      -- What changed is not cleaned up: its listing may be gone already, and is written again at once.
+      claimed_by = nullif(snapshot_state.claimed_by, 'cleanup'),
+      lease_until = case when snapshot_state.claimed_by is distinct from 'cleanup' then snapshot_state.lease_until end,
+      revisions_remembered = snapshot_state.revisions_remembered + excluded.revisions_remembered,
+      parts_remembered_at = coalesce(excluded.parts_remembered_at, snapshot_state.parts_remembered_at),
+      -- What waits already waits since its oldest change.
+      changed_at = case
+        when (snapshot_state.epoch, snapshot_state.revision) > (snapshot_state.published_epoch, snapshot_state.published_revision)
+          then least(snapshot_state.changed_at, excluded.changed_at)
+        else excluded.changed_at end,
+      parked_at = null, next_attempt_at = case
+        when snapshot_state.attempts > 0 and snapshot_state.parked_at is null then snapshot_state.next_attempt_at
+        else excluded.next_attempt_at end
+  ),
+  -- The content is the same, but the clock's next change of it is another; or it could not be computed for a while, and
+  -- what was parked for that goes on.
+  kept as (
+    update market_sync.snapshot_state state
+    set next_refresh_at = v.next_refresh_at,
+      attempts = case when failed_stage = 'reconcile' then 0 else attempts end,
+      last_error = case when failed_stage = 'reconcile' then null else last_error end,
+      next_attempt_at = case when failed_stage = 'reconcile' then '-infinity' else next_attempt_at end,
+      parked_at = case when failed_stage = 'reconcile' then null else parked_at end,
+      failed_stage = nullif(failed_stage, 'reconcile')
+    from verdict v, locked
+    where not v.changed and state.booking_id = v.booking_id and locked.booking_id = v.booking_id
+      and (state.next_refresh_at is distinct from v.next_refresh_at or failed_stage = 'reconcile')
+  ),
+  -- The last revisions of each booking, in a ring: bounded, and nothing to clean up.
+  remembered as (
+    insert into market_sync.revision (booking_id, ring, epoch, revision, at, status, cause)
+    select booking_id, revisions_remembered % 16, v_epoch, revision, v_now, new_status, cause
+    from written where memorable
+    on conflict (booking_id, ring) do update set
+      epoch = excluded.epoch, revision = excluded.revision, at = excluded.at, status = excluded.status, cause = excluded.cause
+  ),
+  -- Wakes the publishers, and tells who watches what changed, when this transaction commits.
+  notified as materialized (
+    select pg_notify('market_sync_publish',
+      jsonb_build_object('changed', count(*), 'bookings', (array_agg(booking_id))[1 : 20])::text)
+    from written having count(*) > 0
+  )
+  select v.booking_id, v.changed, written.revision
+  from verdict v
+  left join written on written.booking_id = v.booking_id
+  where (select count(*) from notified) >= 0;
+
+  -- Parked before it ever had a snapshot, and by now there is nothing to make one of.
+  delete from market_sync.snapshot_state state
+  where state.booking_id = any (p_booking_ids) and state.revision = 0
+    and not exists (select from market_inventory_snapshots s where s.booking_id = state.booking_id);
+end
+$$;
+comment on function market_sync.recompute(uuid[], timestamptz, timestamptz) is
+  'Recomputes these bookings'' snapshots and writes what really changed. Called through market_sync.reconcile_bookings().';
+
+-- As recompute, but a booking whose data cannot be processed is parked with its error and holds up nobody else (I7).
+create function market_sync.reconcile_bookings(
+  p_booking_ids uuid[], p_now timestamptz, p_committed_at timestamptz default null)
+returns table (booking_id uuid, changed boolean, revision bigint)
+language plpgsql
+set search_path from current
+as $$
+declare
+  v_booking_id uuid;
+begin
+  begin
+    return query select * from market_sync.recompute(p_booking_ids, p_now, p_committed_at);
+  exception when data_exception or integrity_constraint_violation or program_limit_exceeded then
+    if cardinality(p_booking_ids) = 1 then
+      perform market_sync.record_failure(p_booking_ids[1], sqlstate || ' ' || sqlerrm, interval '0', 1);
+      return;
+    end if;
+    foreach v_booking_id in array p_booking_ids loop
+      return query select * from market_sync.reconcile_bookings(array[v_booking_id], p_now, p_committed_at);
+    end loop;
+  end;
+end
+$$;
+comment on function market_sync.reconcile_bookings(uuid[], timestamptz, timestamptz) is
+  'Recomputes these bookings'' snapshots from committed state and writes what really changed. One that cannot be processed is parked.';

@@ -1,0 +1,91 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type pg from 'pg';
+import { PgBoss } from 'pg-boss';
+import { EnvironmentError } from './errors.ts';
+import type { Logger } from './log.ts';
+import { whileAnswered } from './lost-answer.ts';
+import { query, sqlStateOf, toConnectionError } from './postgres.ts';
+
+/** How long indexes of a new version of pg-boss's tables may take to build. */
+const INDEXES_WAIT_MS = 10 * 60_000;
+
+/**
+ * Makes pg-boss's tables (schema `pgboss`) or brings them to this version, as the login that migrates: the pipeline then
+ * needs no right to create anything. pg-boss builds indexes of a new version beside live work, through a list of its
+ * own; that list is worked off here, by the owner of the tables.
+ */
+export async function installQueue(client: pg.ClientBase, log: Logger): Promise<void> {
+  await requireOwnQueue(client);
+  const boss = new PgBoss({
+    db: { executeSql: (text, values) => execute(client, text, values) },
+    schema: 'pgboss',
+    migrate: true,
+    supervise: false,
+    schedule: false,
+    registerInstance: false,
+  });
+  boss.on('error', (error) => log.warn({ error: error.message }, 'queue error'));
+  try {
+    await boss.start();
+    await untilIndexed(client);
+  } catch (error) {
+    if (sqlStateOf(error) !== '42501') throw error;
+    throw new EnvironmentError(
+      `DATABASE_URL: the role may not make pg-boss's tables (${(error as Error).message}). ` +
+        'Migrate as the owner of the source tables with the right to create a schema: market-sync migrate',
+      { cause: error },
+    );
+  } finally {
+    await boss.stop({ graceful: false });
+  }
+}
+
+/** pg-boss sends several statements at once; it reads the rows of all of them. */
+async function execute(
+  client: pg.ClientBase,
+  text: string,
+  values: unknown[] | undefined,
+): Promise<{ rows: never[] }> {
+  // Without values the driver's simple protocol is used, which alone takes more than one statement.
+  const single = values !== undefined && values.length > 0;
+  const answer: unknown = await whileAnswered(client, () =>
+    single ? client.query(text, values) : client.query(text),
+  ).catch((error: unknown) => {
+    throw toConnectionError(error);
+  });
+  const results = (Array.isArray(answer) ? answer : [answer]) as pg.QueryResult[];
+  return { rows: results.flatMap((result) => result.rows) as never[] };
+}
+
+/** Tables that another login has made could be neither upgraded nor granted to the pipeline's role. */
+async function requireOwnQueue(client: pg.ClientBase): Promise<void> {
+  const rows = await query<{ owner: string }>(
+    client,
+    `select r.rolname as owner from pg_namespace n join pg_roles r on r.oid = n.nspowner
+     where n.nspname = 'pgboss' and not pg_has_role(current_user, n.nspowner, 'usage')`,
+  );
+  if (rows[0] === undefined) return;
+  const { owner } = rows[0];
+  throw new EnvironmentError(
+    `DATABASE_URL: the schema pgboss belongs to ${owner}, which this role is no member of. ` +
+      `Migrate as ${owner}, or give it away as a superuser: reassign owned by ${owner} to the role that migrates.`,
+  );
+}
+
+async function untilIndexed(client: pg.ClientBase): Promise<void> {
+  const deadline = performance.now() + INDEXES_WAIT_MS;
+  for (;;) {
+    const rows = await query<{ left: number }>(
+      client,
+      `select count(*) as left from pgboss.bam where status <> 'completed'`,
+    );
+    if (rows[0]?.left === 0) return;
+    if (performance.now() > deadline) {
+      throw new EnvironmentError(
+        `DATABASE_URL: indexes of pg-boss's tables are not built within ${INDEXES_WAIT_MS / 60_000} minutes. ` +
+          'See select * from pgboss.bam, and migrate again: market-sync migrate',
+      );
+    }
+    await delay(200);
+  }
+}
