@@ -5,7 +5,7 @@ import { describeError } from '../src/errors.ts';
 import type { Logger } from '../src/log.ts';
 import type { Market } from '../src/mongo.ts';
 import { ConnectionLostError, classifyPostgresError } from '../src/postgres.ts';
-import { type Queue, type ScheduledJob, startQueue } from '../src/queue.ts';
+import { type AskedJob, type Queue, type ScheduledJob, startQueue } from '../src/queue.ts';
 import { storeWindows } from '../src/store/checkpoint.ts';
 import { readMarketEpoch } from '../src/store/listings.ts';
 import { processName, publishContext } from '../src/store/publish.ts';
@@ -14,7 +14,7 @@ import { type BatchReport, type Consumer, startConsumer } from './consume.ts';
 import { startHistoryCheck } from './history-check.ts';
 import { startPublisher } from './publish.ts';
 import { startResyncer } from './resync.ts';
-import { scheduledJobs } from './schedules.ts';
+import { queueJobs } from './schedules.ts';
 import { startSlotWatch } from './slot-watch.ts';
 
 export interface PipelineContext {
@@ -79,7 +79,7 @@ export async function startPipeline(ctx: PipelineContext): Promise<Pipeline> {
   };
   let queue: Queue;
   try {
-    const jobs = scheduledJobs({
+    const jobs = queueJobs({
       pool,
       market,
       log,
@@ -110,7 +110,10 @@ const QUEUE_ATTEMPTS_MAX = 20;
 const QUEUE_RETRY_MS = 500;
 
 /** PostgreSQL may go away and come back while the queue starts; the other parts bear that too. */
-async function startQueueInTime(ctx: Parameters<typeof startQueue>[0], jobs: ScheduledJob[]): Promise<Queue> {
+async function startQueueInTime(
+  ctx: Parameters<typeof startQueue>[0],
+  jobs: (ScheduledJob | AskedJob)[],
+): Promise<Queue> {
   for (let attempt = 1; ; attempt += 1) {
     try {
       return await startQueue(ctx, jobs);

@@ -3,11 +3,15 @@ import type { Config } from '../src/config.ts';
 import { crashPoint } from '../src/crash-point.ts';
 import type { Logger } from '../src/log.ts';
 import type { Market } from '../src/mongo.ts';
-import type { ScheduledJob } from '../src/queue.ts';
-import { claimExpired, deleteEnded, releaseExpired } from '../src/store/cleanup.ts';
+import type { AskedJob, ScheduledJob } from '../src/queue.ts';
+import { claimExpired, deleteEnded, foldMeasurements, releaseExpired } from '../src/store/cleanup.ts';
+import { deleteOldAnswers } from '../src/store/idempotency.ts';
 import { deleteListings } from '../src/store/listings.ts';
+import { findPause } from '../src/store/manual-actions.ts';
 import { type PublishContext, publishBatch } from '../src/store/publish.ts';
 import { type Clock, findDueForRefresh, reconcileBookings } from '../src/store/reconcile.ts';
+import { closeLostTasks, deleteOldTasks } from '../src/store/tasks.ts';
+import { taskJobs } from './tasks.ts';
 
 export interface ScheduleContext {
   pool: pg.Pool;
@@ -21,28 +25,54 @@ export interface ScheduleContext {
 /** Snapshots that one transaction of a scheduled job recomputes or deletes. */
 const CHUNK_MAX = 250;
 
-/** The scheduled jobs (D9). Each may be repeated at any time and stops between chunks when its signal aborts. */
-export function scheduledJobs(ctx: ScheduleContext): ScheduledJob[] {
+/** Days for which ended tasks can be looked at. */
+const TASK_DAYS = 30;
+
+/** Kept answers that one cleanup deletes; what is left the next one does. */
+const ANSWERS_MAX = 1_000_000;
+
+/** Everything that pg-boss runs (D9): what is scheduled, and what is asked for. */
+export const queueJobs = (ctx: ScheduleContext): (ScheduledJob | AskedJob)[] => [
+  ...scheduledJobs(ctx),
+  ...taskJobs({ ...ctx, chunkMax: ctx.config.batchKeysMax }),
+];
+
+/** The scheduled jobs. Each may be repeated at any time and stops between chunks when its signal aborts. */
+function scheduledJobs(ctx: ScheduleContext): ScheduledJob[] {
   return [
     {
       name: 'publish-sweep',
       cron: ctx.config.publishSweepCron,
       expireInSeconds: 300,
-      run: (signal) => sweepUnpublished(ctx, signal),
+      run: (signal) => unlessPaused(ctx, () => sweepUnpublished(ctx, signal)),
     },
     {
       name: 'refresh',
       cron: ctx.config.refreshCron,
       expireInSeconds: 300,
-      run: (signal) => refreshDue(ctx, signal),
+      run: async (signal) => {
+        await closeLostTasks(ctx.pool);
+        return unlessPaused(ctx, () => refreshDue(ctx, signal));
+      },
     },
     {
       name: 'cleanup',
       cron: ctx.config.cleanupCron,
       expireInSeconds: 3600,
-      run: (signal) => cleanUp(ctx, signal),
+      run: async (signal) => ({
+        ...(await unlessPaused(ctx, () => cleanUp(ctx, signal))),
+        ...(await tidyUp(ctx)),
+      }),
     },
   ];
+}
+
+/** While the pipeline is paused nothing runs by itself; the next run finds what this one leaves. */
+async function unlessPaused(
+  { pool }: ScheduleContext,
+  run: () => Promise<Record<string, unknown>>,
+): Promise<Record<string, unknown>> {
+  return (await findPause(pool)) === undefined ? run() : { paused: true };
 }
 
 /** Publishes whatever is due: the net under the immediate path. */
@@ -113,4 +143,15 @@ export async function cleanUp(
     if (count === 0) break;
   }
   return { deleted };
+}
+
+/** What nobody asks for any more: old tasks, answers and figures. None of it is anybody's listing: a pause does not keep it. */
+async function tidyUp({ pool, config }: ScheduleContext): Promise<Record<string, unknown>> {
+  const tasks = await deleteOldTasks(pool, TASK_DAYS);
+  const answers = await deleteOldAnswers(pool, {
+    olderThanSeconds: config.idempotencySeconds,
+    limit: ANSWERS_MAX,
+  });
+  await foldMeasurements(pool);
+  return { tasks_deleted: tasks, answers_deleted: answers };
 }

@@ -94,6 +94,11 @@ export const CRASH_POINTS = {
     loses: 'postgres',
     request: true,
   },
+  'task.between_chunks': {
+    endangers: "a long manual action's cursor and the chunk it stands for",
+    loses: 'postgres',
+    request: true,
+  },
   'migrate.between_migrations': {
     endangers: 'a database between two versions',
     loses: 'postgres',

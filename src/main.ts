@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { runApi } from './commands/api.ts';
+import { runKeysCreate, runKeysList, runKeysRevoke, runKeysRotate } from './commands/keys.ts';
 import { runMigrate } from './commands/migrate.ts';
 import { runPipeline } from './commands/pipeline.ts';
 import { runStart } from './commands/start.ts';
@@ -44,7 +45,33 @@ function buildProgram(): Command {
     .action((options: { json?: boolean }) =>
       withSettings((config, log) => runStatus(config, log, { json: options.json === true })),
     );
+  addKeys(add('keys', 'make, list, rotate and revoke keys of the API'));
   return program;
+}
+
+function addKeys(keys: Command): void {
+  const add = (usage: string, description: string): Command =>
+    keys.command(usage).description(description).allowExcessArguments(false).exitOverride();
+  add('create', 'make a key and print it, this once')
+    .requiredOption('--name <name>', 'whose it is, as the audit log shows it')
+    .requiredOption('--role <role>', 'reader, operator or admin')
+    .option('--expires-in <duration>', 'as 30m, 24h or 90d; without it the key does not expire')
+    .action((options: { name: string; role: string; expiresIn?: string }) =>
+      withSettings((config, log) => runKeysCreate(config, log, { ...options, expiresIn: options.expiresIn })),
+    );
+  add('list', 'show every key, without its secret')
+    .option('--json', 'as one line of JSON')
+    .action((options: { json?: boolean }) =>
+      withSettings((config, log) => runKeysList(config, log, { json: options.json === true })),
+    );
+  add('revoke <prefix>', 'end a key').action((prefix: string) =>
+    withSettings((config, log) => runKeysRevoke(config, log, prefix)),
+  );
+  add('rotate <prefix>', 'make a new key of the same name and role; the old one ends after the overlap')
+    .option('--overlap <duration>', 'how long both are taken, as 30m, 24h or 7d', '24h')
+    .action((prefix: string, { overlap }: { overlap: string }) =>
+      withSettings((config, log) => runKeysRotate(config, log, { prefix, overlap })),
+    );
 }
 
 async function withSettings(run: (config: Config, log: Logger) => Promise<void>): Promise<void> {

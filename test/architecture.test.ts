@@ -28,13 +28,15 @@ const IMPORT_EXCEPTIONS: Record<string, string> = {
 /** One file owns each driver, so that its traps are handled in one place. */
 const OWNERS: Record<string, RegExp> = {
   'pg-logical-replication': /^pipeline\/replication\.ts$/,
-  'pg-boss': /^src\/queue\.ts$/,
+  'pg-boss': /^src\/queue(-schema)?\.ts$/,
   mongodb: /^src\/(mongo|store\/listings|store\/listing-bulk)\.ts$/,
   bson: /^src\/embedded\/market\//,
   mingo: /^src\/embedded\/market\//,
   hono: /^src\/api\//,
   '@hono/node-server': /^src\/api\/server\.ts$/,
   '@hono/zod-openapi': /^src\/api\//,
+  jose: /^src\/api\/oidc\.ts$/,
+  'rate-limiter-flexible': /^src\/api\/rate-limit\.ts$/,
   commander: /^src\/main\.ts$/,
   pino: /^src\/log\.ts$/,
   'pino-pretty': /^src\/log\.ts$/,

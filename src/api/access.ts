@@ -1,41 +1,89 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import type { Context, MiddlewareHandler } from 'hono';
+import type { Caller } from './caller.ts';
 import type { ApiContext, ApiEnv } from './context.ts';
-import { ProblemError } from './problem.ts';
+import { createKnownKeys } from './known-keys.ts';
+import { createTokenCheck, looksLikeToken } from './oidc.ts';
+import { keyRefused, ProblemError } from './problem.ts';
+import { createFailureLimit } from './rate-limit.ts';
 
-/** What can be had without a key: the docs, which say nothing of this installation, and the health of the process. */
+/** What can be had without a key: pages and docs, which say nothing of this installation, and the health of the process. */
 const OPEN_PATHS = new Set(['/', '/healthz', '/readyz', '/openapi.json', '/docs']);
-const isOpen = (path: string): boolean => OPEN_PATHS.has(path) || path.startsWith('/docs/');
+const OPEN_FOLDERS = ['/docs/', '/page/'];
+export const isOpen = (path: string): boolean =>
+  OPEN_PATHS.has(path) || OPEN_FOLDERS.some((folder) => path.startsWith(folder));
+
+/** A call from this machine, where no key is configured. */
+const LOCAL: Caller = { name: 'local', role: 'admin', via: 'local', expiresAt: undefined };
 
 /**
- * Lets calls pass that carry the key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`. A wrong key is refused
+ * Finds out who calls, from `Authorization: Bearer KEY` or `X-API-Key: KEY`, and sets `caller`. A wrong key is refused
  * everywhere but on the open paths, also where none is needed: whoever sends one means to be checked.
+ *
+ * Two middlewares, because what comes from a foreign page is looked at in between: whether a key is needed, and whose.
  */
-export function checkKey({ apiKey, requireKey }: ApiContext): MiddlewareHandler<ApiEnv> {
-  if (requireKey && apiKey === undefined) throw new Error('requireKey without apiKey: nobody could call');
-  const isRight = compareWith(apiKey);
-  return async (c, next) => {
-    if (!isOpen(c.req.path)) {
-      const keys = readKeys(c);
-      if ((requireKey && keys.length === 0) || !keys.every(isRight)) {
-        throw new ProblemError('key_refused', {
-          detail: 'This call needs a valid key: Authorization: Bearer KEY, or X-API-Key: KEY.',
-          headers: { 'www-authenticate': 'Bearer realm="market-sync"' },
-        });
+export function createAccess(
+  ctx: ApiContext,
+): Record<'requireKeyOrNot' | 'authenticate', MiddlewareHandler<ApiEnv>> {
+  const known = createKnownKeys(ctx);
+  const prove = createProof(ctx, known);
+  return {
+    requireKeyOrNot: async (c, next) => {
+      // The open paths ask nobody, so that health is answered whatever hangs.
+      c.set('keyRequired', ctx.requireKey || (isOpen(c.req.path) ? false : await known.anyActive()));
+      await next();
+    },
+    authenticate: async (c, next) => {
+      if (!isOpen(c.req.path)) {
+        const key = readKey(c);
+        if (key === undefined && c.get('keyRequired')) throw keyRefused();
+        c.set('caller', key === undefined ? LOCAL : await prove(c, key));
       }
-    }
-    await next();
+      await next();
+    },
   };
 }
 
-/** Every key the call carries; an `Authorization` of another scheme is a wrong one. */
-function readKeys(c: Context): string[] {
+/**
+ * Who this key proves. A wrong one counts against the address that sent it; who has sent too many is told so before
+ * anybody is asked about the next one. What is known to be right passes even then: others may call from that address.
+ */
+function createProof(
+  ctx: ApiContext,
+  known: ReturnType<typeof createKnownKeys>,
+): (c: Context<ApiEnv>, key: string) => Promise<Caller> {
+  const failures = createFailureLimit(ctx.rateLimits);
+  const isSetting = compareWith(ctx.apiKey);
+  const checkToken = ctx.oidc && createTokenCheck(ctx.oidc);
+  const find = async (c: Context<ApiEnv>, key: string): Promise<Caller | undefined> => {
+    if (!known.remembers(key)) await failures.check(c);
+    const found = await known.verify(key);
+    return found && { name: found.name, role: found.role, via: 'key', expiresAt: found.expiresAt };
+  };
+  return async (c, key) => {
+    if (isSetting(key)) return { name: 'API_KEY', role: 'admin', via: 'setting', expiresAt: undefined };
+    const isToken = checkToken !== undefined && looksLikeToken(key);
+    try {
+      const caller = isToken ? await checkToken(key) : await find(c, key);
+      if (caller !== undefined) return caller;
+      throw keyRefused();
+    } catch (error) {
+      if (!(error instanceof ProblemError) || error.code !== 'key_refused') throw error;
+      // Tokens are checked before they are counted: nobody else need be asked, and none can be guessed.
+      if (isToken) await failures.check(c);
+      await failures.count(c);
+      throw error;
+    }
+  };
+}
+
+/** The key that the call carries. An `Authorization` of another scheme is a wrong one, and so are two different keys. */
+function readKey(c: Context): string | undefined {
   const authorization = c.req.header('authorization');
   const header = c.req.header('x-api-key');
-  const keys: string[] = [];
-  if (authorization !== undefined) keys.push(/^Bearer +(\S+)$/i.exec(authorization)?.[1] ?? '');
-  if (header !== undefined) keys.push(header);
-  return keys;
+  const bearer =
+    authorization === undefined ? undefined : (/^Bearer +(\S+)$/i.exec(authorization)?.[1] ?? '');
+  return bearer === undefined || header === undefined || bearer === header ? (bearer ?? header) : '';
 }
 
 /** Takes the same time whatever the candidate's length and content. */
@@ -51,9 +99,9 @@ function compareWith(apiKey: string | undefined): (candidate: string) => boolean
  * name resolved to 127.0.0.1 (DNS rebinding) does not pass for a loopback name, and what browsers say about where a
  * call comes from is believed; other programs do not say it.
  */
-export function refuseForeignPages({ requireKey }: ApiContext): MiddlewareHandler<ApiEnv> {
+export function refuseForeignPages(): MiddlewareHandler<ApiEnv> {
   return async (c, next) => {
-    if (!requireKey) {
+    if (!c.get('keyRequired')) {
       const { hostname, origin } = new URL(c.req.url);
       if (!isLoopbackName(hostname)) {
         throw new ProblemError('wrong_host', {

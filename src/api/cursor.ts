@@ -84,3 +84,16 @@ const malformedCursor = (): ProblemError =>
     detail: 'query: cursor is none that was given out',
     errors: [{ in: 'query', name: 'cursor', message: 'is none that was given out' }],
   });
+
+/** As `encodeCursor`, for a list that is ordered by a number alone. */
+export const encodeNumber = (next: number | undefined): string | null =>
+  next === undefined ? null : Buffer.from(JSON.stringify(next)).toString('base64url');
+
+/** What `encodeNumber` gave out. Answers 400 for anything else. */
+export function decodeNumber(cursor: string | undefined): number | undefined {
+  if (cursor === undefined) return undefined;
+  const text = Buffer.from(cursor, 'base64url').toString('utf8');
+  const number = Number(text);
+  if (!/^\d{1,15}$/.test(text) || encodeNumber(number) !== cursor) throw malformedCursor();
+  return number;
+}

@@ -3,7 +3,8 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { type OpenAPIHono, z } from '@hono/zod-openapi';
 import { secureHeaders } from 'hono/secure-headers';
-import type { ApiEnv } from './context.ts';
+import type { ApiContext, ApiEnv } from './context.ts';
+import { completeDocument, type Document } from './openapi.ts';
 
 const SWAGGER_UI = dirname(createRequire(import.meta.url).resolve('swagger-ui-dist/package.json'));
 const OWN_FILES = join(import.meta.dirname, 'docs');
@@ -38,7 +39,7 @@ const PAGE_HEADERS = secureHeaders({
 });
 
 /** The OpenAPI document of everything mounted before, and a page that shows it. */
-export function mountDocs(app: OpenAPIHono<ApiEnv>, { requireKey }: { requireKey: boolean }): void {
+export function mountDocs(app: OpenAPIHono<ApiEnv>, ctx: ApiContext): void {
   for (const [path, { file, type }] of Object.entries(FILES)) {
     app.get(path, PAGE_HEADERS, async (c) =>
       c.body(new Uint8Array(await readFile(file)), 200, {
@@ -47,40 +48,58 @@ export function mountDocs(app: OpenAPIHono<ApiEnv>, { requireKey }: { requireKey
       }),
     );
   }
-  app.get('/', (c) => c.redirect('/docs'));
-  const document = describeApi(app, requireKey);
+  const document = describeApi(app, ctx);
   app.get('/openapi.json', (c) => c.json(document));
 }
 
-function describeApi(app: OpenAPIHono<ApiEnv>, requireKey: boolean): unknown {
-  app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', {
-    type: 'http',
-    scheme: 'bearer',
-    description: 'The key of the setting API_KEY.',
-  });
-  app.openAPIRegistry.registerComponent('securitySchemes', 'header', {
-    type: 'apiKey',
-    in: 'header',
-    name: 'X-API-Key',
-    description: 'The key of the setting API_KEY.',
-  });
-  const security = [{ bearer: [] }, { header: [] }];
-  return app.getOpenAPI31Document({
+function describeApi(app: OpenAPIHono<ApiEnv>, { requireKey, oidc }: ApiContext): unknown {
+  const schemes: Record<
+    string,
+    Parameters<typeof app.openAPIRegistry.registerComponent<'securitySchemes'>>[2]
+  > = {
+    bearer: {
+      type: 'http',
+      scheme: 'bearer',
+      description: 'A key of `market-sync keys create`, or that of the setting API_KEY.',
+    },
+    header: { type: 'apiKey', in: 'header', name: 'X-API-Key', description: 'The same key.' },
+  };
+  if (oidc !== undefined) {
+    schemes.oidc = {
+      type: 'openIdConnect',
+      openIdConnectUrl: `${oidc.issuer.replace(/\/$/, '')}/.well-known/openid-configuration`,
+      description: `A token for ${oidc.audience} as bearer, with a role in its claim ${oidc.roleClaim}.`,
+    };
+  }
+  for (const [name, scheme] of Object.entries(schemes)) {
+    app.openAPIRegistry.registerComponent('securitySchemes', name, scheme);
+  }
+  const document = app.getOpenAPI31Document({
     openapi: '3.1.0',
     info: {
       title: 'market-sync',
       version: readVersion(),
+      license: { name: 'MIT', url: 'https://opensource.org/license/mit' },
       description:
         'Keeps Market Connect’s listings in step with Storage Guard’s bookings. Errors are `application/problem+json` (RFC 9457); ' +
-        'every answer carries `X-Request-Id`, taken from the call or made.' +
-        (requireKey ? '' : ' Without a key, calls are served from this machine only.'),
+        'every answer carries `X-Request-Id`, taken from the call or made. Each operation needs a role (`x-role`): a `reader` reads, ' +
+        'an `operator` acts on bookings too, an `admin` on everything. Calls that change something take an `Idempotency-Key`; reads in ' +
+        'JSON carry an `ETag`.' +
+        (requireKey
+          ? ''
+          : ' Without a key, calls are served from this machine only, until the first key is made.'),
     },
-    security: requireKey ? security : [...security, {}],
+    servers: [{ url: '/' }],
     tags: [
       { name: 'Snapshots', description: 'One per booking: what its listing must say.' },
-      { name: 'Pipeline', description: 'What the pipeline could not do by itself.' },
+      { name: 'Pipeline', description: 'How the pipeline does, and what people do with it.' },
+      { name: 'Session', description: 'Who calls.' },
       { name: 'Health', description: 'For whoever watches the service.' },
     ],
+  });
+  return completeDocument(app, structuredClone(document) as unknown as Document, {
+    schemes: Object.keys(schemes),
+    keyRequired: requireKey,
   });
 }
 

@@ -3,6 +3,7 @@ import { findSnapshot } from '../store/snapshots.ts';
 import type { ApiEnv, RouteContext } from './context.ts';
 import { READ_PROBLEMS, documentProblems, ProblemError } from './problem.ts';
 import { answerWithin } from './request-input.ts';
+import { requireRole } from './role.ts';
 import { bookingIdParam, snapshotSchema, toSnapshotResource } from './snapshot-resource.ts';
 
 const route = createRoute({
@@ -11,7 +12,7 @@ const route = createRoute({
   operationId: 'getSnapshot',
   tags: ['Snapshots'],
   summary: "One booking's snapshot",
-  middleware: [answerWithin(10_000)] as const,
+  middleware: [requireRole('reader'), answerWithin(10_000)] as const,
   request: { params: bookingIdParam, query: z.strictObject({}) },
   responses: {
     200: {

@@ -2,6 +2,7 @@ import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
 import { findMissing } from '../migrate.ts';
 import { query } from '../postgres.ts';
 import { readCheckpoint } from '../store/checkpoint.ts';
+import { findPause } from '../store/manual-actions.ts';
 import { findOpenResync } from '../store/resync.ts';
 import { readSlotHealth, type SlotHealth } from '../store/slot-health.ts';
 import type { ApiContext, ApiEnv, RouteContext } from './context.ts';
@@ -49,6 +50,7 @@ const readinessSchema = z
       }),
       slot: healthSchema,
       capture: healthSchema,
+      pause: healthSchema.openapi({ description: 'Whether somebody has paused the pipeline.' }),
     }),
   })
   .openapi('Readiness');
@@ -81,7 +83,7 @@ const readinessRoute = createRoute({
   summary: 'Whether listings follow the changes',
   description:
     'Ready means: PostgreSQL and MongoDB answer, a consumer is alive, no recompute of everything is under way, the ' +
-    'replication slot is there and not about to be lost, and publication and triggers are in place. Parked bookings ' +
+    'replication slot is there and not about to be lost, publication and triggers are in place, and nobody has paused the pipeline. Parked bookings ' +
     'hold up nobody and leave it ready. Answers within 2 s. Needs no key.',
   security: [],
   request: { query: z.strictObject({}) },
@@ -104,8 +106,8 @@ export function mountHealth(app: OpenAPIHono<ApiEnv>, ctx: RouteContext): void {
       ctx.probeMarket(),
       probePipeline(),
     ]);
-    const { consumer, resync, slot, capture } = pipeline;
-    const checks = { postgres, mongodb, consumer, resync, slot, capture };
+    const { consumer, resync, slot, capture, pause } = pipeline;
+    const checks = { postgres, mongodb, consumer, resync, slot, capture, pause };
     const ready = Object.values(checks).every((check) => check.ok);
     return ready
       ? c.json({ status: 'ready' as const, checks }, 200)
@@ -113,7 +115,8 @@ export function mountHealth(app: OpenAPIHono<ApiEnv>, ctx: RouteContext): void {
   });
 }
 
-type PipelineHealth = Health & Pick<Readiness['checks'], 'consumer' | 'resync' | 'slot' | 'capture'>;
+type PipelineHealth = Health &
+  Pick<Readiness['checks'], 'consumer' | 'resync' | 'slot' | 'capture' | 'pause'>;
 
 const SLOT_DETAILS: Record<SlotHealth['state'], string> = {
   ok: 'keeps what the consumer needs',
@@ -138,7 +141,11 @@ const createPipelineProbe = ({ pool, log }: ApiContext): Probe<PipelineHealth> =
   createProbe<PipelineHealth>(
     async () => {
       const [checkpoint, resync] = [await readCheckpoint(pool), await findOpenResync(pool)];
-      const [slot, missing] = [await readSlotHealth(pool), await findMissing(pool)];
+      const [slot, missing, pause] = [
+        await readSlotHealth(pool),
+        await findMissing(pool),
+        await findPause(pool),
+      ];
       return {
         ok: true,
         detail: 'answers',
@@ -156,6 +163,10 @@ const createPipelineProbe = ({ pool, log }: ApiContext): Probe<PipelineHealth> =
         },
         slot: { ok: slot.state === 'ok', detail: SLOT_DETAILS[slot.state] },
         capture: describeCapture(missing),
+        pause: {
+          ok: pause === undefined,
+          detail: pause === undefined ? 'is not paused' : 'is paused: changes wait',
+        },
       };
     },
     {
@@ -167,6 +178,7 @@ const createPipelineProbe = ({ pool, log }: ApiContext): Probe<PipelineHealth> =
           resync: { ...unknown, open: false },
           slot: unknown,
           capture: unknown,
+          pause: unknown,
         };
       },
       timeoutMs: PROBE_MS_MAX,

@@ -5,6 +5,7 @@ import { encodeCursor, LIMIT_DEFAULT, nextCursor, pageParams, readPage } from '.
 import { parkedSchema, toParkedResource } from './parked-resource.ts';
 import { READ_PROBLEMS, documentProblems } from './problem.ts';
 import { answerWithin } from './request-input.ts';
+import { requireRole } from './role.ts';
 
 const route = createRoute({
   method: 'get',
@@ -15,7 +16,7 @@ const route = createRoute({
   description:
     'What failed too often and is left alone until it is retried or its booking changes, with the last error. ' +
     'A parked booking holds up nobody else.',
-  middleware: [answerWithin(10_000)] as const,
+  middleware: [requireRole('reader'), answerWithin(10_000)] as const,
   request: { query: z.strictObject(pageParams) },
   responses: {
     200: {

@@ -1,10 +1,12 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { SNAPSHOT_STATUSES } from '../domain/snapshot.ts';
 import { listSnapshots, type SnapshotFilter } from '../store/snapshots.ts';
 import type { ApiEnv, RouteContext } from './context.ts';
 import { encodeCursor, LIMIT_DEFAULT, nextCursor, pageParams, readPage } from './cursor.ts';
 import { READ_PROBLEMS, documentProblems } from './problem.ts';
 import { answerWithin } from './request-input.ts';
-import { SNAPSHOT_STATUSES, snapshotSchema, toSnapshotResource } from './snapshot-resource.ts';
+import { requireRole } from './role.ts';
+import { snapshotSchema, toSnapshotResource } from './snapshot-resource.ts';
 
 const querySchema = z.strictObject({
   status: z.enum(SNAPSHOT_STATUSES).optional(),
@@ -29,7 +31,7 @@ const route = createRoute({
   summary: 'Snapshots, newest first, page by page',
   description:
     'Every given filter must match. A page after a cursor begins where the page before ended, whatever was added meanwhile.',
-  middleware: [answerWithin(10_000)] as const,
+  middleware: [requireRole('reader'), answerWithin(10_000)] as const,
   request: { query: querySchema },
   responses: {
     200: {

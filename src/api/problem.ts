@@ -13,12 +13,20 @@ const PROBLEMS = {
     status: 401,
     example: 'This call needs a valid key: Authorization: Bearer KEY, or X-API-Key.',
   },
+  role_refused: { status: 403, example: 'This call needs the role operator; yours is reader.' },
   cross_site: { status: 403, example: 'Calls that change something must not come from another site.' },
   not_found: { status: 404, example: 'There is no snapshot of this booking.' },
   method_not_allowed: { status: 405, example: 'This address takes GET, HEAD.' },
   body_timeout: { status: 408, example: 'The body did not arrive within 5 s.' },
   not_computed: { status: 409, example: 'The snapshot has not been computed yet. Reconcile it first.' },
   not_parked: { status: 409, example: 'This booking is not parked: there is nothing to retry.' },
+  conflict: { status: 409, example: 'The booking is withdrawn already.' },
+  paused: { status: 409, example: 'The pipeline is paused. Resume it first.' },
+  idempotency_in_work: {
+    status: 409,
+    example: 'A call with this Idempotency-Key is in work. Ask again in a moment for its answer.',
+  },
+  version_mismatch: { status: 412, example: 'It was changed meanwhile: read it again.' },
   body_too_large: { status: 413, example: 'The body is larger than 65536 bytes.' },
   unsupported_media_type: { status: 415, example: 'A body must be application/json.' },
   wrong_host: { status: 421, example: 'Without a key only loopback names are served.' },
@@ -26,11 +34,19 @@ const PROBLEMS = {
     status: 422,
     example: 'The listing has 17000000 bytes, more than the 16711680 that fit.',
   },
+  bad_argument: { status: 422, example: 'quality_score must be from 0 to 100.' },
+  idempotency_mismatch: {
+    status: 422,
+    example: 'This Idempotency-Key was used for another call. Take a new one.',
+  },
+  rate_limited: { status: 429, example: 'Too many calls. Try again in 3 s.' },
   headers_too_large: { status: 431, example: 'The request line and headers are too large.' },
   internal_error: { status: 500, example: 'An unexpected error; the log has it under this request_id.' },
   database_unavailable: { status: 503, example: 'PostgreSQL cannot be reached at the moment.' },
   market_unavailable: { status: 503, example: 'MongoDB cannot be reached at the moment.' },
   publisher_busy: { status: 503, example: 'Another publisher has this snapshot in work.' },
+  identity_unavailable: { status: 503, example: 'The keys of OIDC_ISSUER cannot be had at the moment.' },
+  too_many_streams: { status: 503, example: 'Too many event streams are open. Try again later.' },
   timed_out: { status: 503, example: 'No answer within 10 s.' },
 } as const;
 
@@ -41,7 +57,7 @@ export const PROBLEM_TYPE = 'application/problem+json';
 
 const inputErrorSchema = z
   .object({
-    in: z.enum(['path', 'query']),
+    in: z.enum(['path', 'query', 'header', 'body']),
     name: z.string().openapi({ example: 'booking_id' }),
     message: z.string().openapi({ example: 'must be a UUID' }),
   })
@@ -87,12 +103,26 @@ export class ProblemError extends HTTPException {
 
 /** A 503: the same call may succeed in a moment. */
 export function unavailable(
-  code: 'database_unavailable' | 'market_unavailable' | 'publisher_busy' | 'timed_out',
+  code:
+    | 'database_unavailable'
+    | 'market_unavailable'
+    | 'publisher_busy'
+    | 'identity_unavailable'
+    | 'too_many_streams'
+    | 'timed_out',
   details: ProblemDetails,
 ): ProblemError {
   const RETRY_AFTER_SECONDS = 2;
   return new ProblemError(code, { ...details, headers: { 'retry-after': String(RETRY_AFTER_SECONDS) } });
 }
+
+/** Who calls is not known, or not believed. */
+export const keyRefused = (cause?: unknown): ProblemError =>
+  new ProblemError('key_refused', {
+    detail: 'This call needs a valid key: Authorization: Bearer KEY, or X-API-Key: KEY.',
+    headers: { 'www-authenticate': 'Bearer realm="market-sync"' },
+    cause,
+  });
 
 /** What nobody foresaw: the caller learns where to look, and nothing else. */
 export const unexpectedError = (cause: unknown): ProblemError =>

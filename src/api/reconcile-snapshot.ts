@@ -1,10 +1,14 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import type pg from 'pg';
 import { crashPoint } from '../crash-point.ts';
-import { reconcileBookings } from '../store/reconcile.ts';
+import { reconcileNow } from '../store/manual-actions.ts';
+import type { Reconciled } from '../store/reconcile.ts';
 import { bookingExists, findSnapshot, findTrouble } from '../store/snapshots.ts';
 import type { ApiEnv, RouteContext } from './context.ts';
+import { act, sayWhen } from './manual-action.ts';
 import { ACTION_PROBLEMS, documentProblems, ProblemError } from './problem.ts';
 import { acceptNoBody, answerWithin } from './request-input.ts';
+import { requireRole } from './role.ts';
 import { bookingIdParam, snapshotSchema, toSnapshotResource } from './snapshot-resource.ts';
 
 const route = createRoute({
@@ -17,7 +21,7 @@ const route = createRoute({
     'Recomputes the snapshot from what the source tables say and answers what it says then. A live booking without a ' +
     'snapshot gets one; a booking at its end without one stays without. A change is published by the pipeline at once. ' +
     'Takes no body.',
-  middleware: [answerWithin(10_000), acceptNoBody] as const,
+  middleware: [requireRole('operator'), answerWithin(10_000), acceptNoBody] as const,
   request: { params: bookingIdParam, query: z.strictObject({}) },
   responses: {
     200: {
@@ -41,17 +45,16 @@ export function mountReconcileSnapshot(app: OpenAPIHono<ApiEnv>, ctx: RouteConte
   app.openapi(route, async (c) => {
     const { booking_id } = c.req.valid('param');
     await crashPoint('api.before_reconcile');
-    const [reconciled] = await reconcileBookings(ctx.pool, {
-      bookingIds: [booking_id],
-      now: ctx.clock?.(),
-    });
+    const reconciled = await act(ctx, c, (client) => reconcile(ctx, client, booking_id));
     const snapshot = await findSnapshot(ctx.pool, booking_id);
-    if (reconciled === undefined) throw await explainNothing(ctx, booking_id, snapshot !== undefined);
+    if (reconciled === undefined) throw await explainParked(ctx, booking_id);
     if (snapshot === undefined) throw noSuchBooking();
     return c.json(
       {
         success: true as const,
-        message: reconciled.changed ? 'the snapshot has changed' : 'the snapshot was up to date',
+        message: reconciled.changed
+          ? await sayWhen(ctx, 'the snapshot has changed')
+          : 'the snapshot was up to date',
         changed: reconciled.changed,
         snapshot: toSnapshotResource(snapshot),
       },
@@ -65,17 +68,23 @@ const noSuchBooking = (): ProblemError =>
     detail: 'There is neither a snapshot nor a live booking of this id.',
   });
 
-/** Reconcile answers nothing for what it has no snapshot of, and for what it has just parked. */
-async function explainNothing(
+/** Undefined: its data cannot be processed, and it has just been parked. Nothing is audited for what nobody knows. */
+async function reconcile(
   ctx: RouteContext,
+  client: pg.PoolClient,
   bookingId: string,
-  hasSnapshot: boolean,
-): Promise<ProblemError> {
-  const trouble = await findTrouble(ctx.pool, bookingId);
-  if (trouble?.parked === true && (hasSnapshot || (await bookingExists(ctx.pool, bookingId)))) {
-    return new ProblemError('not_processable', {
-      detail: `The snapshot cannot be computed: ${trouble.error ?? 'unknown error'}. It is parked.`,
-    });
-  }
-  return noSuchBooking();
+): Promise<Reconciled | undefined> {
+  const [reconciled] = await reconcileNow(client, { bookingIds: [bookingId], now: ctx.clock?.() });
+  if (reconciled !== undefined) return reconciled;
+  const known =
+    (await findSnapshot(client, bookingId)) !== undefined || (await bookingExists(client, bookingId));
+  if (!known || (await findTrouble(client, bookingId))?.parked !== true) throw noSuchBooking();
+  return undefined;
+}
+
+async function explainParked({ pool }: RouteContext, bookingId: string): Promise<ProblemError> {
+  const trouble = await findTrouble(pool, bookingId);
+  return new ProblemError('not_processable', {
+    detail: `The snapshot cannot be computed: ${trouble?.error ?? 'unknown error'}. It is parked.`,
+  });
 }

@@ -1,11 +1,14 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { findPause } from '../store/manual-actions.ts';
 import { findParked, type Parked, retryParked } from '../store/parked.ts';
 import { publishBatch } from '../store/publish.ts';
 import { reconcileBookings } from '../store/reconcile.ts';
 import { bookingExists, findSnapshot } from '../store/snapshots.ts';
 import type { ApiEnv, RouteContext } from './context.ts';
+import { act } from './manual-action.ts';
 import { ACTION_PROBLEMS, documentProblems, ProblemError } from './problem.ts';
 import { acceptNoBody, answerWithin } from './request-input.ts';
+import { requireRole } from './role.ts';
 import { bookingIdParam } from './snapshot-resource.ts';
 
 const outcomeSchema = z
@@ -32,7 +35,7 @@ const route = createRoute({
   description:
     'Gives it one more round of attempts and makes the first one now: recomputes the snapshot if that is what failed, then ' +
     'writes the listing at its newest revision. Takes no body.',
-  middleware: [answerWithin(5_000), acceptNoBody] as const,
+  middleware: [requireRole('operator'), answerWithin(5_000), acceptNoBody] as const,
   request: { params: bookingIdParam, query: z.strictObject({}) },
   responses: {
     200: {
@@ -46,9 +49,10 @@ const route = createRoute({
 export function mountRetryParked(app: OpenAPIHono<ApiEnv>, ctx: RouteContext): void {
   app.openapi(route, async (c) => {
     const { booking_id } = c.req.valid('param');
+    const release = (id: string) => act(ctx, c, (client) => retryParked(client, [id]));
     const parked = await findParked(ctx.pool, booking_id);
     // Of two who ask at once, one releases it.
-    if (parked === undefined || (await retryParked(ctx.pool, [booking_id])) === 0) {
+    if (parked === undefined || (await release(booking_id)) === 0) {
       throw await explainNotParked(ctx, booking_id);
     }
     return c.json({ success: true as const, ...(await tryNow(ctx, parked)) }, 200);
@@ -71,6 +75,9 @@ async function tryNow(ctx: RouteContext, { booking_id: bookingId, stage }: Parke
     if (again !== undefined) {
       return { outcome: 'parked', message: 'the snapshot cannot be computed', error: again.error };
     }
+  }
+  if ((await findPause(ctx.pool)) !== undefined) {
+    return { outcome: 'released', message: 'it is published when the pipeline is resumed' };
   }
   const market = await ctx.probeMarket();
   if (!market.ok) {

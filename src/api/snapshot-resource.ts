@@ -1,13 +1,6 @@
 import { z } from '@hono/zod-openapi';
-import { type Snapshot, toIso } from '../domain/snapshot.ts';
-
-export const SNAPSHOT_STATUSES = [
-  'ready_to_publish',
-  'publishing',
-  'published',
-  'completed',
-  'withdrawn',
-] as const;
+import { SNAPSHOT_STATUSES, toIso } from '../domain/snapshot.ts';
+import type { MarkedSnapshot } from '../store/snapshots.ts';
 
 const EXAMPLE_BOOKING = '7f2c1a3e-9f4e-4a57-8d3b-2f9a3c1f0a11';
 
@@ -78,6 +71,18 @@ const metadataSchema = z
   .partial()
   .openapi('SnapshotMetadata');
 
+export const manualStateSchema = z
+  .object({
+    state: z.enum(['held', 'withdrawn']),
+    reason: z.string().openapi({ example: 'buyer disputes the weight' }),
+    actor: z.string().openapi({ example: 'night shift' }),
+    since: time(),
+  })
+  .openapi('ManualState', {
+    description:
+      'A booking that a person has taken off the market: `held` until it is released, or `withdrawn` as if it were cancelled.',
+  });
+
 export const snapshotSchema = z
   .object({
     id: id(),
@@ -121,7 +126,10 @@ export const snapshotSchema = z
     certificates: z.array(certificateSchema),
     is_certified: z.boolean(),
     certification_types: z.array(z.string()).openapi({ example: ['HACCP'] }),
-    status: z.enum(SNAPSHOT_STATUSES),
+    status: z.enum(SNAPSHOT_STATUSES).openapi({
+      description:
+        '`held`: a person has taken it off the market until it is released. `completed` and `withdrawn` are its ends.',
+    }),
     market_listing_id: z.string().nullable().openapi({ example: '665f1c2ab7e4c81d2f9a3c1f' }),
     published_at: time(),
     last_synced_at: time(),
@@ -132,6 +140,13 @@ export const snapshotSchema = z
       .int()
       .openapi({ description: 'Rises when history was cut, for example by a restore.', example: 1 }),
     revision: z.int().openapi({ description: 'Rises by one with every change a buyer can see.', example: 7 }),
+    override: z.array(z.string()).openapi({
+      description: 'Fields that an override speaks for instead of the source.',
+      example: ['grade'],
+    }),
+    manual_state: manualStateSchema.nullable().openapi({
+      description: 'Why a person has taken it off the market; null when nobody has.',
+    }),
   })
   .openapi('Snapshot', {
     description:
@@ -144,8 +159,8 @@ export type SnapshotResource = z.infer<typeof snapshotSchema>;
  * The snapshot as JSON. Columns of a row that was taken over from the system before, and not recomputed since, may be
  * null: the defaults of missing data stand in for them.
  */
-export function toSnapshotResource(snapshot: Snapshot): SnapshotResource {
-  const row: { [Column in keyof Snapshot]: Snapshot[Column] | null } = snapshot;
+export function toSnapshotResource(snapshot: MarkedSnapshot): SnapshotResource {
+  const row: { [Column in keyof MarkedSnapshot]: MarkedSnapshot[Column] | null } = snapshot;
   return {
     id: snapshot.id,
     booking_id: snapshot.booking_id,
@@ -182,5 +197,7 @@ export function toSnapshotResource(snapshot: Snapshot): SnapshotResource {
     updated_at: toIso(snapshot.updated_at),
     epoch: snapshot.epoch,
     revision: snapshot.revision,
+    override: snapshot.override,
+    manual_state: snapshot.manual_state,
   };
 }

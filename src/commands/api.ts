@@ -3,6 +3,7 @@ import type { Config } from '../config.ts';
 import type { Logger } from '../log.ts';
 import { requireMigrated } from '../migrate.ts';
 import { publishContext } from '../store/publish.ts';
+import { decideAccess } from './api-access.ts';
 import { runService } from './run.ts';
 import { openServices, requireServers } from './services.ts';
 
@@ -14,13 +15,14 @@ export function runApi(config: Config, log: Logger): Promise<void> {
     const services = await openServices(config, log, { ...servers, logical: false });
     running.add('connections', () => services.close());
     await requireMigrated(services.pool);
+    const access = await decideAccess(config, services.pool);
     const api = await startApi(
       {
         ...services,
         log,
         publish: publishContext({ config, ...services, log, random: Math.random, role: 'api' }),
         apiKey: config.apiKey,
-        requireKey: config.apiKey !== undefined,
+        ...access,
       },
       { host: config.host, port: config.port },
     );

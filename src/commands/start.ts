@@ -11,6 +11,7 @@ import type { Logger } from '../log.ts';
 import { migrate } from '../migrate.ts';
 import { redactUrl } from '../postgres.ts';
 import { publishContext } from '../store/publish.ts';
+import { decideAccess } from './api-access.ts';
 import { provideApiKey } from './api-key.ts';
 import { type Running, runService } from './run.ts';
 import { openPool, openServices } from './services.ts';
@@ -45,6 +46,7 @@ async function start(config: Config, log: Logger, running: Running): Promise<voi
   running.add('connections', () => services.close());
   await migrate({ pool: services.pool, sourceSchema: config.sourceSchema, log });
 
+  const access = await decideAccess(config, services.pool);
   const pipeline = await startPipeline({ config, log, ...services });
   running.add('pipeline', () => pipeline.stop());
   running.watch(pipeline.failed);
@@ -56,7 +58,7 @@ async function start(config: Config, log: Logger, running: Running): Promise<voi
       log,
       publish: publishContext({ config, ...services, log, random: Math.random, role: 'api' }),
       apiKey,
-      requireKey: config.apiKey !== undefined,
+      ...access,
     },
     { host: config.host, port: config.port },
   );

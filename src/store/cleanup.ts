@@ -43,3 +43,8 @@ export async function deleteEnded(db: Database, ended: Ended[]): Promise<number>
   ]);
   return rows[0]?.deleted ?? 0;
 }
+
+/** Folds figures that are older than a day, and deletes overrides that ended by themselves longer ago. */
+export async function foldMeasurements(db: Database): Promise<void> {
+  await query(db, 'select market_sync.fold_measurements()');
+}

@@ -1,11 +1,31 @@
 import type { Snapshot } from '../domain/snapshot.ts';
 import { type Database, query } from '../postgres.ts';
 
+/** A snapshot with what people have decided about it. */
+export interface MarkedSnapshot extends Snapshot {
+  /** Fields that an override speaks for. */
+  override: string[];
+  /** Why a person has taken it off the market; null when nobody has. */
+  manual_state: { state: 'held' | 'withdrawn'; reason: string; actor: string; since: string | null } | null;
+}
+
+const MARKS = `
+  array(
+    select field.name from market_sync.override o
+    cross join lateral (values
+      ('grade', o.grade is not null), ('quality_score', o.quality_score is not null),
+      ('freshness', o.freshness is not null), ('visual_defects', o.visual_defects is not null),
+      ('special_notes', o.special_notes is not null)) as field (name, overridden)
+    where o.booking_id = s.booking_id and (o.expires_at is null or o.expires_at > clock_timestamp())
+      and field.overridden) as override,
+  (select jsonb_build_object('state', m.state, 'reason', m.reason, 'actor', m.actor, 'since', market_sync.iso(m.since))
+   from market_sync.manual_state m where m.booking_id = s.booking_id) as manual_state`;
+
 /** One booking's snapshot, or undefined. */
-export async function findSnapshot(db: Database, bookingId: string): Promise<Snapshot | undefined> {
-  const rows = await query<Snapshot & Record<string, unknown>>(
+export async function findSnapshot(db: Database, bookingId: string): Promise<MarkedSnapshot | undefined> {
+  const rows = await query<MarkedSnapshot & Record<string, unknown>>(
     db,
-    'select * from market_inventory_snapshots where booking_id = $1',
+    `select s.*, ${MARKS} from market_inventory_snapshots s where s.booking_id = $1`,
     [bookingId],
   );
   return rows[0];
@@ -26,7 +46,7 @@ export interface SnapshotCursor {
 }
 
 export interface SnapshotPage {
-  snapshots: Snapshot[];
+  snapshots: MarkedSnapshot[];
   next: SnapshotCursor | undefined;
 }
 
@@ -35,9 +55,9 @@ export async function listSnapshots(
   db: Database,
   { filter, after, limit }: { filter: SnapshotFilter; after: SnapshotCursor | undefined; limit: number },
 ): Promise<SnapshotPage> {
-  const rows = await query<Snapshot & { cursor_created_at: string }>(
+  const rows = await query<MarkedSnapshot & { cursor_created_at: string }>(
     db,
-    `select *, created_at::text as cursor_created_at from market_inventory_snapshots
+    `select s.*, s.created_at::text as cursor_created_at, ${MARKS} from market_inventory_snapshots s
      where ($1::text is null or status = $1)
        and ($2::uuid is null or farmer_id = $2)
        and ($3::uuid is null or location_id = $3)

@@ -1,5 +1,9 @@
+import { OpenAPIHono } from '@hono/zod-openapi';
+import type { Context } from 'hono';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { createApi } from '../../src/api/app.ts';
+import { createApi, requireRoles } from '../../src/api/app.ts';
+import type { ApiEnv } from '../../src/api/context.ts';
+import { requireRole } from '../../src/api/role.ts';
 import { createTestApi, expectProblem, insertSnapshot, type TestApi } from './setup.ts';
 
 const KEY = 'correct-horse-battery';
@@ -54,8 +58,19 @@ test('where no key is configured, a call with one is refused', async () => {
   await expectProblem(await app.request(LIST, { headers: { 'x-api-key': KEY } }), 'key_refused');
 });
 
-test('an API that needs a key and has none is never built', () => {
-  expect(() => createApi({ ...api.ctx, apiKey: undefined, requireKey: true })).toThrow('requireKey');
+test('deny by default: an API with a route that does not say who may call it is never built', () => {
+  const app = new OpenAPIHono<ApiEnv>();
+  const answer = (c: Context<ApiEnv>) => c.json({});
+  app.get('/docs/more.css', answer);
+  app.get('/healthz', answer);
+  app.get('/declared', requireRole('reader'), answer);
+  expect(() => requireRoles(app, 0)).not.toThrow();
+  const before = app.routes.length;
+  app.get('/later', answer, requireRole('reader'));
+  expect(() => requireRoles(app, before)).toThrow('GET /later does not say who may call it');
+  const open = app.routes.length;
+  app.post('/docsx', answer);
+  expect(() => requireRoles(app, open)).toThrow('POST /docsx');
 });
 
 test.each([

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { z } from 'zod';
 import { query } from '../../src/postgres.ts';
 import { acquireConsumer, releaseConsumer } from '../../src/store/checkpoint.ts';
+import { pausePipeline, resumePipeline } from '../../src/store/manual-actions.ts';
 import { requestResync } from '../../src/store/resync.ts';
 import { createTestApi, type TestApi } from './setup.ts';
 
@@ -21,6 +22,7 @@ const readiness = z.strictObject({
     resync: health.extend({ open: z.boolean() }),
     slot: health,
     capture: health,
+    pause: health,
   }),
 });
 
@@ -69,6 +71,13 @@ test('readyz is 503 without a living consumer, 200 with one and its name, 503 ag
   expect(await readyz()).toMatchObject({ status: 503, resync: { ok: false, open: true } });
   await query(pool, 'update market_sync.resync set finished_at = now()');
   expect((await readyz()).status).toBe(200);
+  await pausePipeline(pool, 'a test');
+  expect(await readyz()).toMatchObject({
+    status: 503,
+    pause: { ok: false, detail: 'is paused: changes wait' },
+  });
+  await resumePipeline(pool);
+  expect(await readyz()).toMatchObject({ status: 200, pause: { ok: true } });
   await releaseConsumer(pool, generation ?? 0);
   expect((await readyz()).status).toBe(503);
   await dropSlot();

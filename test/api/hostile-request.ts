@@ -96,6 +96,16 @@ const HOSTILE_BODIES = [
   '{"booking_id":{"$gt":""}}',
   '\0',
   '"\\ud800"',
+  '{"reason":"checked"}',
+  '{"reason":"checked","grade":"B","quality_score":80.5}',
+  '{"reason":"\\u0000"}',
+  '{"reason":"x","quality_score":1e999}',
+  '{"reason":"x","quality_score":-1}',
+  '{"reason":"x","expires_at":"infinity"}',
+  '{"reason":"x","expires_at":"2999-01-01T00:00:00Z"}',
+  '{"reason":"x","grade":{"$ne":null}}',
+  '{"reason":["x"]}',
+  '{"reason":" "}',
   `${'['.repeat(30_000)}`,
   `{"a":"${'x'.repeat(70_000)}"}`,
 ].map((text) => Buffer.from(text));
@@ -108,7 +118,7 @@ const bodies = (): fc.Arbitrary<Buffer | undefined> =>
     { weight: 1, arbitrary: fc.uint8Array({ maxLength: 200 }).map((bytes) => Buffer.from(bytes)) },
   );
 
-const headers = (key: string): fc.Arbitrary<[string, string][]> => {
+const headers = (keys: string[]): fc.Arbitrary<[string, string][]> => {
   const value = fc.oneof(
     fc.constantFrom(...HOSTILE_TEXTS.map((text) => text.replaceAll(/[^\t\x20-\x7e]/g, '?'))),
     fc
@@ -126,16 +136,28 @@ const headers = (key: string): fc.Arbitrary<[string, string][]> => {
     'sec-fetch-site',
     'cookie',
     'if-none-match',
+    'if-match',
+    'idempotency-key',
     'x-forwarded-host',
     'x-http-method-override',
     '__proto__',
     'range',
   );
+  const key = fc.constantFrom(...keys).map((text): [string, string] => ['authorization', `Bearer ${text}`]);
+  const json = fc.constant<[string, string]>(['content-type', 'application/json']);
+  // Few of them, so that they come again, with the same call or another one.
+  const once = fc.constantFrom('a', 'b', 'c').map((text): [string, string] => ['idempotency-key', text]);
   return fc.oneof(
-    { weight: 4, arbitrary: fc.constant<[string, string][]>([]) },
-    { weight: 2, arbitrary: fc.constant<[string, string][]>([['content-type', 'application/json']]) },
-    { weight: 1, arbitrary: fc.constant<[string, string][]>([['authorization', `Bearer ${key}`]]) },
-    { weight: 3, arbitrary: fc.array(fc.tuple(name, value), { maxLength: 3 }) },
+    { weight: 1, arbitrary: fc.constant<[string, string][]>([]) },
+    { weight: 3, arbitrary: fc.tuple(key) },
+    { weight: 6, arbitrary: fc.tuple(key, json) },
+    { weight: 1, arbitrary: fc.tuple(key, json, once) },
+    {
+      weight: 3,
+      arbitrary: fc
+        .tuple(fc.option(key, { nil: undefined }), fc.array(fc.tuple(name, value), { maxLength: 3 }))
+        .map(([own, others]) => (own === undefined ? others : [own, ...others])),
+    },
   );
 };
 
@@ -163,7 +185,7 @@ const queries = (names: string[]): fc.Arbitrary<string> => {
 /** Requests near what the document describes: some of it as described, some mutated. */
 export function hostileRequests(
   operations: Operation[],
-  { bookingIds, key }: { bookingIds: string[]; key: string },
+  { bookingIds, keys }: { bookingIds: string[]; keys: string[] },
 ): fc.Arbitrary<HostileRequest> {
   // The more a call can be told, the more there is to get wrong.
   const weighted = operations.map((operation) => ({
@@ -183,7 +205,7 @@ export function hostileRequests(
           queries(operation.query),
         )
         .map(([id, suffix, query]) => operation.path.replace(/\{\w+\}/, () => id) + suffix + query),
-      headers: headers(key),
+      headers: headers(keys),
       body: bodies(),
     }),
   );
@@ -204,11 +226,13 @@ export async function sendHostile(
   if (body !== undefined) message.setHeader('content-length', body.byteLength);
   message.end(body);
   const [incoming] = (await answered) as [IncomingMessage];
+  const answer = { status: incoming.statusCode ?? 0, headers: incoming.headers as Record<string, string> };
+  if (answer.headers['content-type']?.startsWith('text/event-stream') === true) {
+    // It has no end.
+    incoming.on('error', () => undefined).destroy();
+    return { ...answer, body: Buffer.alloc(0) };
+  }
   const chunks: Buffer[] = [];
   for await (const chunk of incoming) chunks.push(chunk as Buffer);
-  return {
-    status: incoming.statusCode ?? 0,
-    headers: incoming.headers as Record<string, string>,
-    body: Buffer.concat(chunks),
-  };
+  return { ...answer, body: Buffer.concat(chunks) };
 }

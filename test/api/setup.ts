@@ -21,7 +21,7 @@ export interface TestApi {
 
 /** The API on a migrated database of its own and a market, without a pipeline: nothing happens that a test did not ask for. */
 export async function createTestApi(
-  options: { apiKey?: string; requireKey?: boolean; clock?: () => Date } = {},
+  options: Omit<Parameters<typeof apiContext>[0], 'pool' | 'market'> = {},
 ): Promise<TestApi> {
   const [database, market] = await Promise.all([createDatabase({ template: 'migrated' }), createMarket()]);
   await ensureListingIndexes(market.market);
@@ -43,6 +43,8 @@ export function apiContext(options: {
   market: Market;
   apiKey?: string;
   requireKey?: boolean;
+  oidc?: ApiContext['oidc'];
+  rateLimits?: ApiContext['rateLimits'];
   clock?: () => Date;
   log?: Logger;
 }): ApiContext {
@@ -63,6 +65,9 @@ export function apiContext(options: {
     ...(clock === undefined ? {} : { clock }),
     apiKey: options.apiKey,
     requireKey: options.requireKey ?? false,
+    oidc: options.oidc,
+    // So many that no test meets them but those that mean to.
+    rateLimits: options.rateLimits ?? { perSecond: 100_000, burst: 100_000, failuresPerMinute: 100_000 },
   };
 }
 

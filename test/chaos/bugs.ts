@@ -36,7 +36,7 @@ export const BUGS: readonly Bug[] = [
   },
   {
     name: 'drop-visibility-check',
-    file: 'sql/migrations/003_create_reconcile.sql',
+    file: 'sql/migrations/011_measure_work.sql',
     right: 'if not market_sync.all_visible(p_xids) then',
     wrong: 'if false then',
     shows: ['different', 'missing', 'resurrected'],
@@ -44,9 +44,24 @@ export const BUGS: readonly Bug[] = [
   {
     name: 'skip-tombstone',
     file: 'src/domain/listing.ts',
-    right: "return status === 'completed' || status === 'withdrawn' ? status : 'published';",
-    wrong: "return status === 'completed' ? status : 'published';",
+    right:
+      "return status === 'held' || status === 'completed' || status === 'withdrawn' ? status : 'published';",
+    wrong: "return status === 'held' || status === 'completed' ? status : 'published';",
     shows: ['resurrected'],
+  },
+  {
+    name: 'forget-hold',
+    file: 'sql/migrations/009_add_overrides.sql',
+    right: "when m.state = 'held' then 'held'",
+    wrong: "when m.state = 'held' and b.quantity_kg is null then 'held'",
+    shows: ['resurrected', 'different'],
+  },
+  {
+    name: 'skip-audit',
+    file: 'sql/migrations/010_add_manual_actions.sql',
+    right: "perform market_sync.record_action(p_action, v_ids, v_reason, '{}');",
+    wrong: 'perform 1;',
+    shows: ['unaudited'],
   },
 ];
 

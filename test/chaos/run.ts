@@ -56,7 +56,7 @@ async function act(stage: Stage, options: ChaosOptions, observations: Observatio
   );
   const inChange = (): string[] => writers.live().flatMap(bookingIdsOf);
   const operator = startOperator(
-    { api: stage.api.service, observations, pauseMs: pauseMs * 5 },
+    { api: stage.api.service, pool, observations, pauseMs: pauseMs * 5 },
     { bookingIds: inChange, random: random.fork() },
   );
   const watcher = startWatcher({ market, observations }, inChange);
@@ -83,6 +83,7 @@ async function act(stage: Stage, options: ChaosOptions, observations: Observatio
   ];
   await compareAll(verdict, bookingIds);
   await appends.check();
+  await operator.check();
   await Promise.all([watcher.stop(), monitor.stop()]);
   observations.note(`compared ${bookingIds.length} bookings`);
   await countResyncs(stage, observations);

@@ -19,7 +19,11 @@ export interface Tally {
   regressed: number;
   /** Listings that are on offer though their booking has ended (I4). */
   resurrected: number;
-  /** Manual actions without their audit row (I8). */
+  /** Times everything was paused for a moment. */
+  pauses: number;
+  /** Manual actions that the API has confirmed. */
+  manual_actions: number;
+  /** Manual actions that have not exactly one audit row, or were refused and have one (I8). */
   unaudited: number;
   settle_ms: number;
   /** Commits of the application, and its statements that failed for a reason of ours (I5). */
@@ -57,6 +61,8 @@ export const createTally = (seed: number): Tally => ({
   different: 0,
   regressed: 0,
   resurrected: 0,
+  pauses: 0,
+  manual_actions: 0,
   unaudited: 0,
   settle_ms: 0,
   commits: 0,

@@ -1,6 +1,7 @@
 import type pg from 'pg';
 import { refreshDue } from '../../pipeline/schedules.ts';
 import type { Market } from '../../src/mongo.ts';
+import { decide, readDecisions } from '../oracle/manual-rules.ts';
 import {
   compareListing,
   compareSnapshot,
@@ -75,8 +76,11 @@ async function compareChunk(
       await client.query<{ id: string }>('select id from storage_bookings where id = any($1)', [bookingIds])
     ).rows.map((row) => row.id),
   );
+  const decisions = await readDecisions(client, bookingIds, now);
   for (const id of bookingIds) {
-    const content = existing.has(id) ? await computeSnapshot(client, id, now, ctx.settings) : null;
+    const computed = existing.has(id) ? await computeSnapshot(client, id, now, ctx.settings) : null;
+    const decided = decisions.get(id);
+    const content = computed === null || decided === undefined ? computed : decide(computed, decided);
     judge(ctx.observations, { id, content, row: rows.get(id)?.[0], documents: documents.get(id) ?? [] });
   }
 }
@@ -102,7 +106,7 @@ function judge({ violation }: Observations, { id, content, row, documents }: Fou
   }
   if (row === undefined) {
     // One that had ended before anybody saw it never gets any.
-    if (onOffer) violation('missing', `booking ${id} has no snapshot`);
+    if (onOffer || content?.status === 'held') violation('missing', `booking ${id} has no snapshot`);
     if (document !== undefined) violation('extra', `booking ${id} has a listing and no snapshot`);
     return;
   }
@@ -120,7 +124,8 @@ function judge({ violation }: Observations, { id, content, row, documents }: Fou
 /** A live booking in every field; of one that has ended what it follows still, because the rest is frozen. */
 function compareRow(id: string, content: ExpectedContent | null, row: SnapshotRow): Difference[] {
   const subject = `snapshot ${id}`;
-  if (content?.status === 'published') return compareSnapshot(subject, content, row);
+  if (content?.status === 'published' || content?.status === 'held')
+    return compareSnapshot(subject, content, row);
   const expected: Record<string, unknown> = { status: content?.status ?? 'withdrawn' };
   if (content !== null) for (const field of OWN_FIELDS) expected[field] = content[field];
   return Object.entries(expected)

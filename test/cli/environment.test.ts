@@ -55,7 +55,7 @@ describe('a database that is not migrated', () => {
   test.each(['pipeline', 'api'])('is left alone by %s, which says what to run', async (command) => {
     const message = await refusal(command, { DATABASE_URL: database.url, MONGODB_URL: market.url });
     expect(message).toMatch(
-      /market-sync: DATABASE_URL: \d migrations are missing.* Run: market-sync migrate/,
+      /market-sync: DATABASE_URL: \d+ migrations are missing.* Run: market-sync migrate/,
     );
     expect(await query(database.pool, `select to_regnamespace('market_sync')::text as schema`)).toEqual([
       { schema: null },

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { CrashPoint } from '../../src/crash-point.ts';
-import { query } from '../../src/postgres.ts';
+import { inTransaction, query } from '../../src/postgres.ts';
+import { requestTask } from '../../src/store/tasks.ts';
 import { insertBooking, insertDetection } from '../support/application.ts';
 import { until } from '../support/pipeline.ts';
 import { addExpiring, addGhosts, change, type Farm, readUnseen } from './farm.ts';
@@ -95,6 +96,14 @@ export const PIPELINE_CASES: Partial<Record<CrashPoint, CrashCase>> = {
     provoke: (stage) => stage.trigger('cleanup'),
     done: untilCleaned,
   },
+  'task.between_chunks': {
+    row: 'row 24',
+    farmSize: 25,
+    passage: 2,
+    provoke: askForBackfill,
+    done: untilBackfilled,
+    request: postgres('\u000bcommit\u0000'),
+  },
   'resync.between_chunks': {
     row: 'row 24',
     farmSize: 25,
@@ -118,6 +127,28 @@ export const PIPELINE_CASES: Partial<Record<CrashPoint, CrashCase>> = {
     request: postgres(`set phase = 'done'`),
   },
 };
+
+/** What capture has not seen, a backfill finds. */
+async function askForBackfill(stage: Stage, farm: Farm): Promise<void> {
+  await readUnseen(stage, farm);
+  await inTransaction(stage.scene.database.pool, (client) =>
+    requestTask(client, { kind: 'backfill', requestedBy: 'a test' }),
+  );
+}
+
+function untilBackfilled({ scene }: Stage): Promise<void> {
+  return until(
+    'the backfill is done',
+    async () => {
+      const open = await query(
+        scene.database.pool,
+        `select from market_sync.task where kind = 'backfill' and state <> 'done'`,
+      );
+      return open.length === 0;
+    },
+    JOB_DEADLINE_MS,
+  );
+}
 
 /** The API's cases: what the caller asked for, and asks for again when no answer came. */
 export const API_CASES: Partial<Record<CrashPoint, Pick<CrashCase, 'row' | 'request'> & { call: string }>> = {

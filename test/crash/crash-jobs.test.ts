@@ -1,3 +1,3 @@
 import { testPipelineCrashes } from './matrix.ts';
 
-testPipelineCrashes(['queue', 'refresh', 'cleanup']);
+testPipelineCrashes(['queue', 'refresh', 'cleanup', 'task']);

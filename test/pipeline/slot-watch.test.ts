@@ -1,7 +1,7 @@
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { createApi } from '../../src/api/app.ts';
 import { readCheckpoint } from '../../src/store/checkpoint.ts';
-import { judgeSlot, readSlotHealth } from '../../src/store/slot-health.ts';
+import { readSlotHealth } from '../../src/store/slot-health.ts';
 import { apiContext } from '../api/setup.ts';
 import { insertBooking, setQuantity } from '../support/application.ts';
 import { startCluster, type TestCluster } from '../support/cluster.ts';
@@ -193,7 +193,7 @@ test.each([
   ['less than a quarter is left', { safeWalBytes: 24 }, 'filling'],
   ['the next checkpoint may remove it', { walStatus: 'unreserved', safeWalBytes: -3 }, 'filling'],
   ['WAL was removed', { walStatus: 'lost', safeWalBytes: undefined }, 'lost'],
-] as const)('row 15: the slot is judged when %s', (_, facts, state) => {
+] as const)('row 15: the slot is judged when %s', async (_, facts, state) => {
   const healthy = {
     begun: true,
     present: true,
@@ -202,5 +202,13 @@ test.each([
     safeWalBytes: 100,
     keptWalBytes: 100,
   };
-  expect(judgeSlot({ ...healthy, ...facts })).toBe(state);
+  const { begun, present, walStatus, retainedWalBytes, safeWalBytes, keptWalBytes } = {
+    ...healthy,
+    ...facts,
+  };
+  const { rows } = await scene.database.pool.query(
+    'select market_sync.judge_slot($1, $2, $3, $4, $5, $6) as state',
+    [begun, present, walStatus, retainedWalBytes, safeWalBytes, keptWalBytes],
+  );
+  expect(rows).toEqual([{ state }]);
 });

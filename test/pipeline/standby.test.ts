@@ -77,6 +77,7 @@ test('I6: a consumer that has lost its place writes no snapshot, moves no checkp
     leaseSeconds: 10,
     now: undefined,
     resyncReason: undefined,
+    committedAt: undefined,
   };
   const client = await pool.connect();
   const refusal: unknown = await reconcileBatch(client, batch).catch((error: unknown) => error);

@@ -36,7 +36,7 @@ export type ExpectedMetadata = {
   pest_alert_active: boolean;
   sensor_health: 'no_data' | 'alert' | 'stale' | 'good';
   buyer_contacts: never[];
-  special_notes: '';
+  special_notes: string;
 };
 
 /**
@@ -70,7 +70,7 @@ export type ExpectedContent = {
   is_certified: boolean;
   certification_types: string[];
   metadata: ExpectedMetadata;
-  status: 'published' | 'completed' | 'withdrawn';
+  status: 'published' | 'held' | 'completed' | 'withdrawn';
 };
 
 /** What follows the booking's own row even after its end; everything else is frozen then. */
@@ -90,7 +90,8 @@ export const OWN_FIELDS = [
 /**
  * The content that `bookingId` has when computed afresh at `now`; null when there is no such booking.
  *
- * An ended booking is computed like any other: what was frozen when is for the caller to know (`history.ts`).
+ * An ended booking is computed like any other: what was frozen when is for the caller to know (`history.ts`). So is what
+ * people have decided about it (`manual-rules.ts`).
  * Reads with several selects: nobody may write meanwhile, or `client` is in a `repeatable read` transaction.
  */
 export async function computeSnapshot(

@@ -8,6 +8,7 @@ import { migrate } from '../../src/migrate.ts';
 import type { Market } from '../../src/mongo.ts';
 import { createPool, query } from '../../src/postgres.ts';
 import type { TestCluster } from './cluster.ts';
+import { decide, readDecisions } from '../oracle/manual-rules.ts';
 import {
   compareListing,
   compareSnapshot,
@@ -104,7 +105,9 @@ export async function createScene(
 
   const compare = async (client: pg.ClientBase, id: string): Promise<Difference[]> => {
     const now = clock?.now() ?? new Date();
-    const content = await computeSnapshot(client, id, now, config);
+    const computed = await computeSnapshot(client, id, now, config);
+    const decided = (await readDecisions(client, [id], now)).get(id);
+    const content = computed === null || decided === undefined ? computed : decide(computed, decided);
     const [row] = (await readSnapshotRows(client as unknown as pg.Pool, [id])).map(plainRow);
     const document = await listing(id);
     if (content === null || row === undefined || document === undefined) {
