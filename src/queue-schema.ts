@@ -6,6 +6,16 @@ import type { Logger } from './log.ts';
 import { whileAnswered } from './lost-answer.ts';
 import { query, sqlStateOf, toConnectionError } from './postgres.ts';
 
+/**
+ * Queues of the jobs that people ask for. Made with the tables: whoever asks does so inside a transaction, which pg-boss
+ * would commit if it had to make the queue first.
+ */
+const ASKED_QUEUES = ['sync-all', 'backfill'] as const;
+export type AskedQueue = (typeof ASKED_QUEUES)[number];
+
+/** Policy `singleton`: any number may be queued, one is in work. `stately` would drop the second that is queued. */
+export const ASKED_POLICY = 'singleton';
+
 /** How long indexes of a new version of pg-boss's tables may take to build. */
 const INDEXES_WAIT_MS = 10 * 60_000;
 
@@ -28,6 +38,7 @@ export async function installQueue(client: pg.ClientBase, log: Logger): Promise<
   try {
     await boss.start();
     await untilIndexed(client);
+    for (const name of ASKED_QUEUES) await boss.createQueue(name, { policy: ASKED_POLICY });
   } catch (error) {
     if (sqlStateOf(error) !== '42501') throw error;
     throw new EnvironmentError(

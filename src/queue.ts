@@ -4,6 +4,7 @@ import { crashPoint } from './crash-point.ts';
 import { describeError } from './errors.ts';
 import type { Logger } from './log.ts';
 import { type Database, query, toConnectionError } from './postgres.ts';
+import { ASKED_POLICY, type AskedQueue } from './queue-schema.ts';
 
 /** A job that runs on a schedule. Its output is kept with the job, for people who look. */
 export interface ScheduledJob {
@@ -139,9 +140,6 @@ const queueOptions = (
   ...options,
 });
 
-/** Policy `singleton`: any number may be queued, one is in work. `stately` would drop the second that is queued. */
-const ASKED_POLICY = 'singleton';
-
 const askedOptions = (expireInSeconds: number): QueueOptions & { notify: true } =>
   queueOptions({
     expireInSeconds,
@@ -182,11 +180,11 @@ async function addAsked(
 
 /**
  * Queues a job in the caller's transaction: once that commits, a worker in whichever process has it within
- * milliseconds; when it is rolled back, there was none. No pg-boss runs here, and the queue is made when it is missing.
+ * milliseconds; when it is rolled back, there was none. No pg-boss runs here. The queue is one of `ASKED_QUEUES`.
  */
 export async function sendJob(
   client: pg.ClientBase,
-  { name, id, input, expireInSeconds }: { name: string; id: string; input: object; expireInSeconds: number },
+  { name, id, input }: { name: AskedQueue; id: string; input: object },
 ): Promise<void> {
   const boss = new PgBoss({
     db: { executeSql: async (text, values) => ({ rows: await query(client, text, values ?? []) }) },
@@ -198,9 +196,6 @@ export async function sendJob(
   });
   try {
     await boss.start();
-    if ((await boss.getQueue(name)) === null) {
-      await boss.createQueue(name, { policy: ASKED_POLICY, ...askedOptions(expireInSeconds) });
-    }
     if ((await boss.send(name, input, { id })) === null) throw new Error(`job ${id} was sent before`);
   } finally {
     await boss.stop({ graceful: false });

@@ -158,6 +158,7 @@ function printAddresses(found: {
   file: string;
 }): void {
   const lines = [
+    `Page        ${found.apiUrl}/`,
     `API         ${found.apiUrl}`,
     `API docs    ${found.apiUrl}/docs`,
     `PostgreSQL  ${redactUrl(found.databaseUrl)}`,

@@ -10,7 +10,7 @@ export const SNAPSHOT_STATUSES = [
   'completed',
   'withdrawn',
 ] as const;
-export type SnapshotStatus = (typeof SNAPSHOT_STATUSES)[number];
+type SnapshotStatus = (typeof SNAPSHOT_STATUSES)[number];
 
 /**
  * One row of `market_inventory_snapshots`, as the driver returns it with this project's type parsers: numerics and

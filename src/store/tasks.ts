@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
 import { type Database, query } from '../postgres.ts';
 import { findOpenJobs, sendJob } from '../queue.ts';
+import type { AskedQueue } from '../queue-schema.ts';
 
 // Long manual actions. The row of market_sync.task is what is asked for, how far it is and what came of it; a job of
 // pg-boss with the same id has it worked, in whichever pipeline process. One of a kind is open at a time.
@@ -39,7 +40,7 @@ export const TASK_COLUMNS =
 export type TaskRow = Task & Record<string, unknown>;
 
 /** The queue of pg-boss that has a kind of task worked. */
-export const taskQueue = (kind: TaskKind): string => ({ sync_all: 'sync-all', backfill: 'backfill' })[kind];
+export const taskQueue = (kind: TaskKind): AskedQueue => (kind === 'sync_all' ? 'sync-all' : 'backfill');
 
 /** Longest a run may take before it counts as interrupted and is taken up anew: the most that pg-boss allows, nearly. */
 export const TASK_EXPIRE_SECONDS = 23 * 3600;
@@ -72,7 +73,6 @@ export async function requestTask(
     name: taskQueue(kind),
     id,
     input: { task_id: id, requested_by: requestedBy },
-    expireInSeconds: TASK_EXPIRE_SECONDS,
   });
   return { task: first(made), isNew: true };
 }
