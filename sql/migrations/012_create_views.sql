@@ -338,6 +338,8 @@ select
     round(greatest(extract(epoch from clock_timestamp() - waiting.oldest_at), 0), 3) end as publish_lag_seconds,
   case when counted.estimate > 100000 then counted.estimate
     else (select count(*) from market_sync.snapshot_state where revision > 0) end as snapshots,
+  case when counted.ended_estimate > 100000 then counted.ended_estimate
+    else (select count(*) from market_inventory_snapshots where ended_at is not null) end as ended,
   waiting.to_publish, waiting.parked, waiting.held, waiting.due_for_refresh,
   r.id as resync_id, r.reason as resync_reason, r.phase as resync_phase, r.bookings_done as resync_bookings_done,
   r.requested_at as resync_requested_at,
@@ -362,7 +364,9 @@ cross join (
   select max(minute) as minute from market_sync.activity where kind = 'publish' and minute > '-infinity'
 ) published
 cross join (
-  select reltuples::bigint as estimate from pg_class where oid = 'market_sync.snapshot_state'::regclass
+  select
+    (select reltuples::bigint from pg_class where oid = 'market_sync.snapshot_state'::regclass) as estimate,
+    (select reltuples::bigint from pg_class where oid = 'market_inventory_snapshots_ended_at_idx'::regclass) as ended_estimate
 ) counted
 left join lateral (select * from market_sync.resync where finished_at is null order by id limit 1) r on true;
 comment on view market_sync.status is 'How everything stands, in one row. Cheap: may be asked every second.';
@@ -380,6 +384,7 @@ comment on column market_sync.status.malformed_messages is 'Messages on the chan
 comment on column market_sync.status.claims is 'Snapshots that publishers are writing to MongoDB now.';
 comment on column market_sync.status.last_confirmed_at is 'The minute in which MongoDB last confirmed a listing; null when not within a day.';
 comment on column market_sync.status.publish_lag_seconds is 'Age of the oldest change that MongoDB has not confirmed, without what failed and waits; null when there is none.';
+comment on column market_sync.status.ended is 'Of these, completed or withdrawn ones; counted and estimated likewise.';
 comment on column market_sync.status.snapshots is 'Snapshots in all: counted up to 100,000, PostgreSQL''s estimate beyond.';
 comment on column market_sync.status.to_publish is 'Snapshots whose newest revision MongoDB has not confirmed, without parked ones. See queue.';
 comment on column market_sync.status.resync_reason is 'Why everything is being recomputed, if it is; see market_sync.resync.';

@@ -72,12 +72,14 @@ const statusSchema = z
     snapshots: z
       .object({
         total: z.int(),
+        on_market: z.int().openapi({ description: 'Neither ended nor held.' }),
+        ended: z.int().openapi({ description: 'Completed or withdrawn.' }),
         to_publish: z.int(),
         parked: z.int(),
         held: z.int(),
         due_for_refresh: z.int(),
       })
-      .openapi({ description: '`total` is an estimate beyond 100,000.' }),
+      .openapi({ description: '`total` and `ended` are estimates beyond 100,000.' }),
     resync: z
       .object({
         id: z.int(),

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { createServer, type Server } from 'node:http';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { getRequestListener, RequestError } from '@hono/node-server';
@@ -46,6 +46,10 @@ export async function startApi(
     overrideGlobalObjects: false,
     errorHandler: (error) => answerUnroutable(ctx, error),
   });
+  const serve = (incoming: IncomingMessage, outgoing: ServerResponse): void => {
+    if (stopping.signal.aborted) outgoing.setHeader('connection', 'close');
+    void listener(incoming, outgoing);
+  };
   const server = createServer(
     {
       headersTimeout: HEADERS_TIMEOUT_MS,
@@ -53,11 +57,10 @@ export async function startApi(
       keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
       requireHostHeader: false, // so that a missing one gets a problem, not node's empty answer
     },
-    (incoming, outgoing) => {
-      if (stopping.signal.aborted) outgoing.setHeader('connection', 'close');
-      void listener(incoming, outgoing);
-    },
+    serve,
   );
+  // Of an expectation that it does not know, node answers 417 with nothing in it: it is not answered otherwise than without.
+  server.on('checkExpectation', serve);
   server.maxConnections = CONNECTIONS_MAX;
   server.on('clientError', answerUnreadable);
   const { address, port: taken } = await listen(server, { host, port });

@@ -42,7 +42,7 @@ export function describeStatus(status: Status, { colour }: { colour: boolean }):
     ],
     [
       'snapshots',
-      `${snapshots.total} in all, ${snapshots.to_publish} to publish, ` +
+      `${snapshots.total} in all, ${snapshots.on_market} on the market, ${snapshots.ended} ended, ${snapshots.to_publish} to publish, ` +
         `${snapshots.parked > 0 ? tone('red', `${snapshots.parked} parked`) : '0 parked'}, ` +
         `${snapshots.held > 0 ? tone('yellow', `${snapshots.held} held`) : '0 held'}, ` +
         `${snapshots.due_for_refresh} due for refresh`,

@@ -36,8 +36,19 @@ export interface Status {
     /** Age of the oldest change that MongoDB has not confirmed. */
     behind_seconds: number | null;
   };
-  /** `total` is an estimate beyond 100,000. */
-  snapshots: { total: number; to_publish: number; parked: number; held: number; due_for_refresh: number };
+  /**
+   * `total` and `ended` (completed or withdrawn) are estimates beyond 100,000. `on_market`: all but those and the held ones;
+   * `to_publish` of all of them have a revision that MongoDB has not confirmed.
+   */
+  snapshots: {
+    total: number;
+    on_market: number;
+    ended: number;
+    to_publish: number;
+    parked: number;
+    held: number;
+    due_for_refresh: number;
+  };
   resync: { id: number; reason: string; phase: string; bookings_done: number; requested_at: string } | null;
   versions: { migration: string; postgres: string; pg_boss: number | null };
   /** Always all six. */
@@ -86,7 +97,7 @@ const STATUS = `
     'publisher', jsonb_build_object(
       'claims', s.claims, 'last_confirmed_at', market_sync.iso(s.last_confirmed_at), 'behind_seconds', s.publish_lag_seconds),
     'snapshots', jsonb_build_object(
-      'total', s.snapshots, 'to_publish', s.to_publish, 'parked', s.parked, 'held', s.held,
+      'total', s.snapshots, 'on_market', greatest(s.snapshots - s.ended - s.held, 0), 'ended', s.ended, 'to_publish', s.to_publish, 'parked', s.parked, 'held', s.held,
       'due_for_refresh', s.due_for_refresh),
     'resync', case when s.resync_id is not null then jsonb_build_object(
       'id', s.resync_id, 'reason', s.resync_reason, 'phase', s.resync_phase, 'bookings_done', s.resync_bookings_done,

@@ -76,6 +76,13 @@ test.each([
   expect(problemSchema.parse(JSON.parse(answer.body)).status).toBe(status);
 });
 
+test('an expectation that nobody knows changes nothing about the answer', async () => {
+  const head = 'Host: localhost\r\nExpect: nonsense\r\nConnection: close\r\n\r\n';
+  const server = await start();
+  expect((await send(server, `GET /healthz HTTP/1.1\r\n${head}`)).status).toBe(200);
+  expect((await send(server, `GET /nowhere HTTP/1.1\r\n${head}`)).status).toBe(404);
+});
+
 test('a body that is announced as too large is refused before it is sent, and the server goes on', async () => {
   const server = await start();
   const answer = await send(

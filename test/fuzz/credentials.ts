@@ -62,10 +62,8 @@ export async function makeCredentials(
 }
 
 /** Those that may call what needs this role. */
-export const validCredentials = (
-  credentials: readonly Credential[],
-  role: Role | undefined,
-): Credential[] => credentials.filter(({ proves }) => mayCall(proves, role));
+export const validCredentials = (credentials: readonly Credential[], role: Role | undefined): Credential[] =>
+  credentials.filter(({ proves }) => mayCall(proves, role));
 
 /** Whether the proof suffices for what needs this role. */
 export function mayCall(proves: Credential['proves'], needed: Role | undefined): boolean {

@@ -104,9 +104,8 @@ export function createMatch(
 }
 
 export function pathOf(target: string): string | undefined {
-  if (!target.startsWith('/')) return undefined;
   try {
-    return decodeURI(new URL(`http://127.0.0.1${target}`).pathname);
+    return decodeURI(new URL(target.startsWith('/') ? `http://127.0.0.1${target}` : target).pathname);
   } catch {
     return undefined;
   }

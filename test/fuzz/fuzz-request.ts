@@ -43,7 +43,7 @@ export function fuzzRequests(
           { weight: 3, arbitrary: fc.constantFrom(...credentials) },
         ),
         mutations: fc.oneof(
-          { weight: 1, arbitrary: fc.constant([]) },
+          { weight: 1, arbitrary: fc.constant<Mutation[]>([]) },
           { weight: 1, arbitrary: fc.array(mutations(operation), { minLength: 1, maxLength: 3 }) },
         ),
       })
@@ -160,14 +160,19 @@ const pathMutations = (): fc.Arbitrary<Mutation> =>
   fc.oneof(
     fc
       .record({ at: fc.integer({ min: 1, max: 6 }), part: hostileParts() })
-      .map(({ at, part }) => changePath('segment', (parts) => parts.with(Math.min(at, parts.length - 1), part))),
+      .map(({ at, part }) =>
+        changePath('segment', (parts) => parts.with(Math.min(at, parts.length - 1), part)),
+      ),
     hostileParts().map((part) => changePath('more', (parts) => [...parts, part])),
     fc.constantFrom(
       changePath('slash at the end', (parts) => [...parts, '']),
       changePath('two slashes', (parts) => ['', ...parts]),
       changePath('dots', (parts) => ['', 'page', '..', ...parts.slice(1)]),
       changePath('encoded letter', (parts) =>
-        parts.with(-1, (parts.at(-1) ?? '').replace(/[a-z]/, (letter) => `%${letter.charCodeAt(0).toString(16)}`)),
+        parts.with(
+          -1,
+          (parts.at(-1) ?? '').replace(/[a-z]/, (letter) => `%${letter.charCodeAt(0).toString(16)}`),
+        ),
       ),
       changePath('encoded slash', (parts) => ['', parts.slice(1).join('%2F')]),
       changePath('backslash', (parts) => ['', parts.slice(1).join('\\')]),
@@ -192,7 +197,10 @@ function queryMutations({ parameters }: Operation): fc.Arbitrary<Mutation> {
     { weight: 4, arbitrary: fc.constantFrom(...known, 'limit') },
     { weight: 1, arbitrary: hostileParts() },
   );
-  const values = fc.oneof({ weight: 3, arbitrary: hostileParts() }, { weight: 1, arbitrary: fc.constant('1') });
+  const values = fc.oneof(
+    { weight: 3, arbitrary: hostileParts() },
+    { weight: 1, arbitrary: fc.constant('1') },
+  );
   const pairs = fc.array(fc.tuple(names, values), { minLength: 1, maxLength: 3 });
   return fc.oneof(
     pairs.map((more) => ({ name: 'query', apply: (draft: Draft) => void draft.query.push(...more) })),

@@ -28,7 +28,21 @@ const TEXTS = [
 ];
 
 /** Percent-encoded sequences that are no UTF-8, or no sequences; and raw bytes. */
-const ENCODED = ['%00', '%ff', '%c0%af', '%ed%a0%80', '%', '%2', '%zz', '%2e%2e', '%2F', '\xff\xfe', '&', '=', '+'];
+const ENCODED = [
+  '%00',
+  '%ff',
+  '%c0%af',
+  '%ed%a0%80',
+  '%',
+  '%2',
+  '%zz',
+  '%2e%2e',
+  '%2F',
+  '\xff\xfe',
+  '&',
+  '=',
+  '+',
+];
 
 /** UUIDs that are none, or nearly. */
 const UUIDS = [
@@ -84,7 +98,12 @@ export const hostileValues = (): fc.Arbitrary<unknown> =>
     fc.constantFrom(...TEXTS),
     fc.constantFrom<unknown>(null, true, 0, -0, -1, 1e308, 5e-324, 2 ** 53, 100.005, [], {}, [[]], [null]),
     fc.constantFrom<unknown>({ $ne: null }, { $gt: '' }, ['x'], { toString: 'x' }, { length: 3 }),
-    fc.constantFrom('2026-02-30T00:00:00Z', '0000-01-01T00:00:00Z', '9999-12-31T23:59:59.999999Z', '1970-01-01'),
+    fc.constantFrom(
+      '2026-02-30T00:00:00Z',
+      '0000-01-01T00:00:00Z',
+      '9999-12-31T23:59:59.999999Z',
+      '1970-01-01',
+    ),
     fc.constantFrom('9999-12-31T23:59:59-23:59', '0001-01-01T00:00:00+14:00', '2026-01-01T24:00:00Z'),
     fc.jsonValue({ maxDepth: 3 }),
   );

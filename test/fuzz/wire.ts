@@ -42,7 +42,12 @@ function encode({ method, target, headers, body, framing }: WireRequest): Buffer
   const head = Buffer.from(`${lines.join('\r\n')}\r\n\r\n`, 'latin1');
   if (framing === 'length') return Buffer.concat([head, body]);
   const size = length === 0 ? '' : `${length.toString(16)}\r\n`;
-  return Buffer.concat([head, Buffer.from(size), body, Buffer.from(length === 0 ? '0\r\n\r\n' : '\r\n0\r\n\r\n')]);
+  return Buffer.concat([
+    head,
+    Buffer.from(size),
+    body,
+    Buffer.from(length === 0 ? '0\r\n\r\n' : '\r\n0\r\n\r\n'),
+  ]);
 }
 
 /** Everything that comes back until the server closes the connection. */
@@ -90,16 +95,14 @@ function decode(
     headers.set(name.toLowerCase(), known === undefined ? value : `${known}, ${value}`);
   }
   if (isStream) return { status, headers, body: rest };
-  const isEmpty = isHead || status === 204 || status === 304;
+  // To what was no request, the server does not know that it must not have a body.
+  const isEmpty = (isHead && rest.byteLength === 0) || status === 204 || status === 304;
   const body = isEmpty ? { read: 0, content: Buffer.alloc(0) } : readContent(rest, headers);
   if (body.read !== rest.byteLength) throw new Error(`more than one answer: ${rest.subarray(body.read)}`);
   return { status, headers, body: body.content };
 }
 
-function readContent(
-  bytes: Buffer,
-  headers: ReadonlyMap<string, string>,
-): { read: number; content: Buffer } {
+function readContent(bytes: Buffer, headers: ReadonlyMap<string, string>): { read: number; content: Buffer } {
   if (headers.get('transfer-encoding') === 'chunked') return readChunks(bytes);
   const length = Number(headers.get('content-length') ?? bytes.byteLength);
   if (!(bytes.byteLength >= length)) throw new Error(`${bytes.byteLength} of ${length} bytes`);

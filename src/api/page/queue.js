@@ -11,10 +11,17 @@ const STATES = [
   { state: 'due_for_refresh', name: 'Due for refresh', level: 'idle' },
 ];
 
+/** What there is: nothing of it waits. */
+const TOTALS = [
+  { of: 'on_market', name: 'On the market', level: 'none' },
+  { of: 'ended', name: 'Completed or withdrawn', level: 'none' },
+  { of: 'total', name: 'Snapshots in all', level: 'none' },
+];
+
 /** Counts by status, with how long the oldest has waited. */
 export function mountQueue({ store, actions }) {
   const list = byId('queue');
-  const rows = [...STATES, { state: 'total', name: 'Snapshots in all', level: 'idle' }].map((known) => {
+  const rows = [...STATES, ...TOTALS].map((known) => {
     const [number, oldest, shape] = [
       el('span', { class: 'value' }, '–'),
       el('span', { class: 'note' }),
@@ -32,11 +39,11 @@ export function mountQueue({ store, actions }) {
     if (readings === undefined) return;
     for (const row of rows) {
       const found =
-        row.state === 'total'
-          ? { count: readings.snapshots.total }
-          : readings.queue.find(({ state }) => state === row.state);
+        row.of === undefined
+          ? readings.queue.find(({ state }) => state === row.state)
+          : { count: readings.snapshots[row.of] };
       setText(row.number, count(found?.count));
-      setData(row.shape, 'level', found?.count > 0 && row.state !== 'total' ? row.level : 'none');
+      setData(row.shape, 'level', found?.count > 0 ? row.level : 'none');
       const waited = found?.count > 0 && found.oldestSeconds !== undefined;
       setText(row.oldest, waited ? `oldest ${duration(Math.max(0, found.oldestSeconds) * 1_000)}` : '');
     }

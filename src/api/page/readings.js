@@ -31,7 +31,7 @@ export function toReadings(status) {
       p99Ms: listing?.p99_ms ?? undefined,
       minutes: listing?.window_minutes,
     },
-    snapshots: { total: snapshots.total, parked: snapshots.parked, held: snapshots.held },
+    snapshots,
     queue: status.queue.map(({ state, count, oldest_seconds }) => ({
       state,
       count,
