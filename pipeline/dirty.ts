@@ -107,6 +107,11 @@ export class DirtySet {
     return this.#received;
   }
 
+  /** When the oldest of the transactions that wait committed, in ms since 1970; undefined when none waits. */
+  get oldestCommitMs(): number | undefined {
+    return this.#oldestCommitMs;
+  }
+
   get size(): number {
     return this.#keys.size;
   }

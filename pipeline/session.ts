@@ -18,16 +18,13 @@ import { writeBatch } from './write-batch.ts';
 
 /** How often a standby looks whether the place is free. */
 const STANDBY_POLL_MS = 1_000;
-
 /** While idle the checkpoint follows the WAL of other databases and tables this often, so as not to feed itself with WAL. */
 const IDLE_CHECKPOINT_MS = 10_000;
-
 /** WAL of its own that an idle checkpoint makes, in bytes; less than this is not worth one. */
 const IDLE_CHECKPOINT_BYTES = 16_384n;
 
 /** Renewals of a consumer that does not stream yet: well within the two seconds after which others take its place. */
 const PREPARING_RENEWAL_MS = 700;
-
 /** How often publication and triggers are looked at. */
 const CAPTURE_CHECK_MS = 5_000;
 
@@ -45,6 +42,7 @@ export class ConsumerSession {
   #malformed = 0;
   #renewedAtMs = performance.now();
   #failure: unknown;
+  #workingSinceMs: number | undefined;
 
   constructor(ctx: ConsumeContext, signal: AbortSignal, report: (state: ConsumerState) => void) {
     this.#ctx = ctx;
@@ -189,6 +187,7 @@ export class ConsumerSession {
 
   async #reconcile(control: pg.ClientBase, batch: Batch): Promise<void> {
     const startedAt = performance.now();
+    this.#workingSinceMs = batch.oldestCommitMs;
     const report = await writeBatch(this.#ctx, {
       control,
       generation: this.#generation,
@@ -199,6 +198,7 @@ export class ConsumerSession {
         this.#signal.throwIfAborted();
       },
     });
+    this.#workingSinceMs = undefined;
     await crashPoint('consumer.reconciled');
     this.#confirmed = batch.coversLsn;
     await this.#sendStatus();
@@ -248,6 +248,7 @@ export class ConsumerSession {
       const held = await renewConsumer(this.#ctx.pool, {
         generation: this.#generation,
         leaseSeconds: this.#ctx.leaseSeconds,
+        workingSinceMs: this.#workingSinceMs ?? this.#dirty.oldestCommitMs,
       });
       if (held) this.#renewedAtMs = performance.now();
       else this.#fail(new FencedError('another consumer has taken over'));

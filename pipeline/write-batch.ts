@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import { crashPoint } from '../src/crash-point.ts';
+import { findPause } from '../src/store/manual-actions.ts';
 import { reconcileBatch, reconcileBookings } from '../src/store/reconcile.ts';
 import type { ConsumeContext } from './consume.ts';
 import type { Batch } from './dirty.ts';
@@ -55,7 +56,7 @@ export async function writeBatch(
     if (outcome.outcome === 'too_many') {
       // Visibility is proved: what is read from now on is at least as new. The checkpoint moves at the end.
       for (let first = 0; first < outcome.bookingIds.length; first += batchKeysMax) {
-        stopIfNeeded();
+        await waitWhilePaused(control, { stopIfNeeded, signal });
         await crashPoint('consumer.between_chunks');
         const chunk = outcome.bookingIds.slice(first, first + batchKeysMax);
         const reconciled = await reconcileBookings(control, { bookingIds: chunk, now: clock(), committedAt });
@@ -81,5 +82,17 @@ export async function writeBatch(
     // It may take as long as a standby is down; what is given up here is redelivered after the next start.
     await pause(Math.min(2 ** waits, VISIBLE_WAIT_MAX_MS), signal);
     waits += 1;
+  }
+}
+
+/** Between the chunks of one batch: the pause is asked for there, not by the chunk. */
+async function waitWhilePaused(
+  control: pg.ClientBase,
+  { stopIfNeeded, signal }: Pick<BatchWork, 'stopIfNeeded' | 'signal'>,
+): Promise<void> {
+  stopIfNeeded();
+  while ((await findPause(control)) !== undefined) {
+    await pause(PAUSED_POLL_MS, signal);
+    stopIfNeeded();
   }
 }

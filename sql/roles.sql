@@ -93,7 +93,7 @@ begin
     to market_sync_reader, market_sync_api;
   grant select on market_inventory_snapshots to market_sync_reader;
 
-  grant execute on function market_sync.reconcile, market_sync.publish_now, market_sync.retry_parked, market_sync.hold,
+  grant execute on function market_sync.reconcile(uuid[]), market_sync.publish_now, market_sync.retry_parked, market_sync.hold,
     market_sync.release, market_sync.withdraw, market_sync.set_override, market_sync.end_override
     to market_sync_operator;
   grant execute on function market_sync.pause, market_sync.resume, market_sync.resync to market_sync_admin;
@@ -127,7 +127,7 @@ begin
   grant insert on market_sync.drift_check to market_sync_publisher;
 
   -- The API checks who calls, and what they may do.
-  grant execute on function market_sync.reconcile, market_sync.publish_now, market_sync.retry_parked, market_sync.hold,
+  grant execute on function market_sync.reconcile(uuid[]), market_sync.publish_now, market_sync.retry_parked, market_sync.hold,
     market_sync.release, market_sync.withdraw, market_sync.set_override, market_sync.end_override, market_sync.pause,
     market_sync.resume, market_sync.resync, market_sync.record_action, market_sync.reconcile_bookings
     to market_sync_api;

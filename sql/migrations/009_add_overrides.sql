@@ -41,14 +41,14 @@ create table market_sync.revision (
   revision bigint not null,
   at timestamptz not null,
   status text not null,
-  cause text not null check (cause in ('new', 'own', 'parts', 'epoch')),
+  cause text not null check (cause in ('new', 'own', 'parts', 'epoch', 'manual')),
   primary key (booking_id, ring)
 ) with (fillfactor = 70);
 comment on table market_sync.revision is
   'The last 16 revisions of each snapshot: when, with which status, and what changed. Of those in which only parts changed (a reading came), one a minute.';
 comment on column market_sync.revision.ring is 'Place in the ring: revisions_remembered of snapshot_state modulo 16.';
 comment on column market_sync.revision.cause is
-  'new: first of its booking. own: the booking''s own columns, its status or its grade. parts: inspection, sensors, detections, certificates, overrides of them. epoch: written again in a new epoch.';
+  'new: first of its booking. own: the booking''s own columns, its status or its grade. parts: inspection, sensors, detections, certificates, overrides that ended by themselves. epoch: written again in a new epoch. manual: somebody held, released, withdrew or corrected it.';
 
 alter table market_sync.snapshot_state
   add column changed_at timestamptz,
@@ -88,6 +88,11 @@ language plpgsql
 set search_path from current
 set plan_cache_mode = force_generic_plan
 set jit = off
+-- What is hashed are raw columns, what is written is text: the session of whoever asks must not decide how it is printed,
+-- because no later recompute would see a difference.
+set extra_float_digits = 1
+set timezone = 'UTC'
+set datestyle = 'ISO'
 as $$
 #variable_conflict use_column
 declare
@@ -100,6 +105,8 @@ declare
   v_stale_before timestamptz;
   v_epoch int;
   v_revision_floor bigint;
+  -- Set by the functions of manual actions, for the history of the booking and nothing else.
+  v_manual boolean := current_setting('market_sync.manual', true) is not distinct from 'on';
 begin
   perform market_sync.lock_reconcile();
 
@@ -149,7 +156,9 @@ begin
     left join market_inventory_snapshots s on s.booking_id = key.booking_id
     left join market_sync.manual_state m on m.booking_id = key.booking_id
     left join market_sync.override o
-      on o.booking_id = key.booking_id and (o.expires_at is null or o.expires_at > v_now)
+      on o.booking_id = key.booking_id and (o.expires_at is null or o.expires_at > v_now
+        -- Frozen with the booking: what was in force at its end stays.
+        or (o.expires_at > s.ended_at and (b.booking_status in ('completed', 'cancelled') or m.state = 'withdrawn')))
     where s.booking_id is not null
       or (b.id is not null and (b.booking_status is null or b.booking_status not in ('completed', 'cancelled'))
         and m.state is distinct from 'withdrawn')
@@ -312,6 +321,7 @@ begin
       case
         when not has_snapshot then 'new'
         when old_epoch <> v_epoch then 'epoch'
+        when v_manual then 'manual'
         when scope = 'gone' or own_hash is distinct from old_own_hash then 'own'
         else 'parts'
       end as cause,
@@ -499,6 +509,12 @@ begin
       -- What changed is not cleaned up: its listing may be gone already, and is written again at once.
       claimed_by = nullif(snapshot_state.claimed_by, 'cleanup'),
       lease_until = case when snapshot_state.claimed_by is distinct from 'cleanup' then snapshot_state.lease_until end,
+      -- It could not be computed, and now it was.
+      attempts = case when snapshot_state.failed_stage = 'reconcile' then 0 else snapshot_state.attempts end,
+      first_failed_at = case when snapshot_state.failed_stage = 'publish' then snapshot_state.first_failed_at end,
+      last_failed_at = case when snapshot_state.failed_stage = 'publish' then snapshot_state.last_failed_at end,
+      last_error = case when snapshot_state.failed_stage = 'publish' then snapshot_state.last_error end,
+      failed_stage = nullif(snapshot_state.failed_stage, 'reconcile'),
       revisions_remembered = snapshot_state.revisions_remembered + excluded.revisions_remembered,
       parts_remembered_at = coalesce(excluded.parts_remembered_at, snapshot_state.parts_remembered_at),
       -- What waits already waits since its oldest change.
@@ -507,7 +523,7 @@ begin
           then least(snapshot_state.changed_at, excluded.changed_at)
         else excluded.changed_at end,
       parked_at = null, next_attempt_at = case
-        when snapshot_state.attempts > 0 and snapshot_state.parked_at is null then snapshot_state.next_attempt_at
+        when snapshot_state.attempts > 0 and snapshot_state.parked_at is null and snapshot_state.failed_stage = 'publish' then snapshot_state.next_attempt_at
         else excluded.next_attempt_at end
   ),
   -- The content is the same, but the clock's next change of it is another; or it could not be computed for a while, and
@@ -577,3 +593,12 @@ end
 $$;
 comment on function market_sync.reconcile_bookings(uuid[], timestamptz, timestamptz) is
   'Recomputes these bookings'' snapshots from committed state and writes what really changed. One that cannot be processed is parked.';
+
+-- For processes of the version before this one, which go on while the database is migrated and until they are restarted.
+create function market_sync.reconcile(p_booking_ids uuid[], p_now timestamptz)
+returns table (booking_id uuid, changed boolean, revision bigint)
+language sql
+set search_path from current
+as $$ select * from market_sync.reconcile_bookings(p_booking_ids, p_now) $$;
+comment on function market_sync.reconcile(uuid[], timestamptz) is
+  'reconcile_bookings() for processes of an older version that still run.';

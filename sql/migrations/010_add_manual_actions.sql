@@ -101,31 +101,75 @@ $$;
 comment on function market_sync.may_name_actor() is
   'Whether this login may say in whose name it acts: members of market_sync_api, and the owner of this schema.';
 
+-- The name of the API's caller, where this session may give one; null for everybody else.
+create function market_sync.named_actor() returns text
+language sql stable
+set search_path from current
+as $$
+  select case when market_sync.may_name_actor() then nullif(current_setting('market_sync.actor', true), '') end
+$$;
+comment on function market_sync.named_actor() is 'In whose name the API acts in this transaction; null when nobody is named, or this login may name nobody.';
+
+-- The row of this very call, if the API makes it again under the same claim of its idempotency key: the process that served
+-- it died, or failed, after the action was done. It is not done again: others may have decided otherwise since.
+create function market_sync.earlier_action() returns market_sync.manual_action
+language plpgsql
+set search_path from current
+as $$
+declare
+  v_actor text := market_sync.named_actor();
+  v_key text := nullif(current_setting('market_sync.idempotency_key', true), '');
+  v_earlier market_sync.manual_action;
+begin
+  if v_actor is null or v_key is null then
+    return null;
+  end if;
+  perform pg_advisory_xact_lock(5502, hashtext(v_actor || ' ' || v_key));
+  select a.* into v_earlier
+  from market_sync.manual_action a
+  join market_sync.idempotency i on i.caller = a.actor and i.key = a.idempotency_key
+  where a.actor = v_actor and a.idempotency_key = v_key and a.at >= i.created_at
+  limit 1;
+  return v_earlier;
+end
+$$;
+comment on function market_sync.earlier_action() is
+  'The audit row of this call, when it is repeated under the same claim of its idempotency key; null for the first time.';
+
+-- The lock of all recomputes, for a person: who leaves the transaction open would keep live changes waiting.
+create function market_sync.lock_by_hand() returns void
+language plpgsql
+set search_path from current
+as $$
+begin
+  if current_setting('idle_in_transaction_session_timeout')::interval not between interval '1 ms' and interval '1 minute' then
+    perform set_config('idle_in_transaction_session_timeout', '60000', true);
+  end if;
+  perform market_sync.lock_reconcile();
+end
+$$;
+comment on function market_sync.lock_by_hand() is
+  'lock_reconcile(), of which a session that idles in its transaction is relieved after a minute.';
+
 -- One row of the audit log. The settings market_sync.actor, request_id and idempotency_key, local to the transaction, say
--- in whose name the API acts; set by anybody else they count for nothing. A call that is made again under the same claim of
--- its key (the process that served it died before it could keep its answer) has its row already, and writes no other.
+-- in whose name the API acts; set by anybody else they count for nothing. A call that is made again has its row already.
 create function market_sync.record_action(p_action text, p_booking_ids uuid[], p_reason text, p_details jsonb)
 returns bigint
 language plpgsql security definer
 set search_path from current
 as $$
 declare
-  v_actor text := nullif(current_setting('market_sync.actor', true), '');
-  v_named boolean := v_actor is not null and market_sync.may_name_actor();
+  v_actor text := market_sync.named_actor();
+  v_named boolean := v_actor is not null;
   v_key text := case when v_named then nullif(current_setting('market_sync.idempotency_key', true), '') end;
   v_id bigint;
 begin
-  if v_key is not null then
-    perform pg_advisory_xact_lock(5502, hashtext(v_actor || ' ' || v_key));
-    perform from market_sync.manual_action a
-    join market_sync.idempotency i on i.caller = a.actor and i.key = a.idempotency_key
-    where a.actor = v_actor and a.idempotency_key = v_key and a.at >= i.created_at;
-    if found then
-      return null;
-    end if;
+  v_id := (market_sync.earlier_action()).id;
+  if v_id is not null then
+    return v_id;
   end if;
   insert into market_sync.manual_action (action, actor, via, db_user, booking_ids, reason, details, request_id, idempotency_key)
-  values (p_action, case when v_named then v_actor else session_user end, case when v_named then 'http' else 'sql' end,
+  values (p_action, coalesce(v_actor, session_user), case when v_named then 'http' else 'sql' end,
     session_user, p_booking_ids, p_reason, coalesce(p_details, '{}'),
     case when v_named then nullif(current_setting('market_sync.request_id', true), '') end, v_key)
   returning id into v_id;
@@ -190,15 +234,13 @@ declare
   v_reason text := market_sync.require_reason(p_reason);
   v_at timestamptz;
 begin
-  update market_sync.checkpoint set paused_at = coalesce(paused_at, clock_timestamp()), paused_by = session_user,
-    pause_reason = v_reason
-  returning paused_at into strict v_at;
-  if market_sync.may_name_actor() then
-    update market_sync.checkpoint
-    set paused_by = coalesce(nullif(current_setting('market_sync.actor', true), ''), session_user);
+  if (market_sync.earlier_action()).id is not null then
+    return (select paused_at from market_sync.checkpoint);
   end if;
+  update market_sync.checkpoint set paused_at = coalesce(paused_at, clock_timestamp()), pause_reason = v_reason,
+    paused_by = coalesce(market_sync.named_actor(), session_user)
+  returning paused_at into strict v_at;
   perform market_sync.record_action('pause', null, v_reason, '{}');
-  perform pg_notify('market_sync_control', 'pause');
   return v_at;
 end
 $$;
@@ -212,13 +254,15 @@ as $$
 declare
   v_since timestamptz;
 begin
+  if (market_sync.earlier_action()).id is not null then
+    return interval '0';
+  end if;
   select paused_at into v_since from market_sync.checkpoint for update;
   if v_since is null then
     raise exception 'the pipeline is not paused' using errcode = 'MS409';
   end if;
   update market_sync.checkpoint set paused_at = null, paused_by = null, pause_reason = null;
   perform market_sync.record_action('resume', null, null, jsonb_build_object('paused_at', v_since));
-  perform pg_notify('market_sync_control', 'resume');
   perform pg_notify('market_sync_publish', '');
   perform pg_notify('market_sync_resync', '');
   return clock_timestamp() - v_since;
@@ -234,6 +278,7 @@ as $$
 declare
   v_ids uuid[] := market_sync.require_bookings(p_booking_ids);
 begin
+  perform market_sync.lock_by_hand();
   perform market_sync.record_action('reconcile', v_ids, null, '{}');
   return query select * from market_sync.reconcile_bookings(v_ids, null);
 end
@@ -251,7 +296,11 @@ declare
   v_state text;
   v_reason text;
 begin
-  select given.id, coalesce(m.state, 'ended'), m.reason into v_id, v_state, v_reason
+  select given.id,
+    case when m.state = 'withdrawn' then m.state
+      when b.id is null or b.booking_status in ('completed', 'cancelled') then 'ended' else m.state end,
+    m.reason
+  into v_id, v_state, v_reason
   from unnest(p_booking_ids) as given (id)
   left join market_inventory_snapshots s on s.booking_id = given.id
   left join storage_bookings b on b.id = given.id
@@ -269,6 +318,20 @@ end
 $$;
 comment on function market_sync.require_on_market(uuid[], boolean) is
   'Raises MS409 for a booking that has ended, was withdrawn or, unless that is allowed, is held.';
+
+create function market_sync.ask_for_recompute(p_booking_ids uuid[]) returns void
+language plpgsql
+set search_path from current
+as $$
+begin
+  for chunk in 1 .. cardinality(p_booking_ids) by 5000 loop
+    perform pg_logical_emit_message(
+      true, 'market_sync', '{"v":1,"booking":["' || array_to_string(p_booking_ids[chunk : chunk + 4999], '","') || '"]}');
+  end loop;
+end
+$$;
+comment on function market_sync.ask_for_recompute(uuid[]) is
+  'Makes these bookings dirty on the change stream: the consumer recomputes them in batches beside everything else.';
 
 create function market_sync.publish_now(p_booking_ids uuid[] default null) returns int
 language plpgsql security definer
@@ -307,11 +370,14 @@ begin
     set published_epoch = 0, published_revision = 0, parked_at = null, next_attempt_at = clock_timestamp(),
       attempts = case when parked_at is null then attempts else 0 end
     where booking_id = any (v_ids);
+    -- What could not be computed is tried again, too.
+    perform market_sync.ask_for_recompute(array(
+      select booking_id from market_sync.snapshot_state where booking_id = any (v_ids) and failed_stage = 'reconcile'));
     v_count := cardinality(v_ids);
     perform market_sync.record_action('publish_now', v_ids, null, '{}');
   end if;
   -- The API publishes these itself, in a moment, and answers with what came of it.
-  if not (market_sync.may_name_actor() and nullif(current_setting('market_sync.actor', true), '') is not null) then
+  if market_sync.named_actor() is null then
     perform pg_notify('market_sync_publish', '');
   end if;
   return v_count;
@@ -327,7 +393,11 @@ as $$
 declare
   v_released uuid[];
   v_recompute uuid[];
+  v_earlier market_sync.manual_action := market_sync.earlier_action();
 begin
+  if v_earlier.id is not null then
+    return (v_earlier.details ->> 'snapshots')::int;
+  end if;
   with parked as materialized (
     select state.booking_id from market_sync.snapshot_state state
     where state.parked_at is not null and (p_booking_ids is null or state.booking_id = any (p_booking_ids))
@@ -349,10 +419,7 @@ begin
 
   perform market_sync.record_action('retry_parked', v_released[1 : 1000], null,
     jsonb_build_object('snapshots', cardinality(v_released)));
-  for chunk in 1 .. cardinality(v_recompute) by 5000 loop
-    perform pg_logical_emit_message(
-      true, 'market_sync', '{"v":1,"booking":["' || array_to_string(v_recompute[chunk : chunk + 4999], '","') || '"]}');
-  end loop;
+  perform market_sync.ask_for_recompute(v_recompute);
   perform pg_notify('market_sync_publish', '');
   return cardinality(v_released);
 end
@@ -390,7 +457,7 @@ begin
   ), remembered as (
     insert into market_sync.revision (booking_id, ring, epoch, revision, at, status, cause)
     select written.booking_id, state.revisions_remembered % 16, written.epoch, written.revision, clock_timestamp(), written.status,
-      'own'
+      'manual'
     from written
     join market_sync.snapshot_state state on state.booking_id = written.booking_id
     on conflict (booking_id, ring) do update set
@@ -398,13 +465,27 @@ begin
   )
   update market_sync.snapshot_state state
   set epoch = written.epoch, revision = written.revision, next_attempt_at = clock_timestamp(), parked_at = null,
-    attempts = 0, changed_at = null, revisions_remembered = state.revisions_remembered + 1
+    -- Why it cannot be computed stays known: when MongoDB has confirmed the status, it is parked again.
+    changed_at = null, revisions_remembered = state.revisions_remembered + 1
   from written where state.booking_id = written.booking_id;
   perform pg_notify('market_sync_publish', '');
 end
 $$;
 comment on function market_sync.enforce_manual_state(uuid[]) is
   'Gives snapshots that are held or withdrawn that status where their recompute failed.';
+
+-- As reconcile_bookings, because somebody has decided something about these bookings.
+create function market_sync.reconcile_by_hand(p_booking_ids uuid[]) returns void
+language plpgsql
+set search_path from current
+set market_sync.manual = 'on'
+as $$
+begin
+  perform market_sync.reconcile_bookings(p_booking_ids, null);
+end
+$$;
+comment on function market_sync.reconcile_by_hand(uuid[]) is
+  'Recomputes these bookings'' snapshots for a manual action, which their history then says.';
 
 -- Takes bookings off the market, or changes why they are.
 create function market_sync.take_off_market(p_action text, p_booking_ids uuid[], p_reason text) returns int
@@ -415,10 +496,12 @@ declare
   v_ids uuid[] := market_sync.require_bookings(p_booking_ids);
   v_reason text := market_sync.require_reason(p_reason);
   v_state text := case p_action when 'hold' then 'held' else 'withdrawn' end;
-  v_actor text := case when market_sync.may_name_actor()
-    then coalesce(nullif(current_setting('market_sync.actor', true), ''), session_user) else session_user end;
+  v_actor text := coalesce(market_sync.named_actor(), session_user);
 begin
-  perform market_sync.lock_reconcile();
+  if (market_sync.earlier_action()).id is not null then
+    return cardinality(v_ids);
+  end if;
+  perform market_sync.lock_by_hand();
   perform market_sync.require_on_market(
     array(select id from unnest(v_ids) as given (id)
       where p_action = 'hold' or not exists (
@@ -428,7 +511,7 @@ begin
   on conflict (booking_id) do update set reason = excluded.reason, actor = excluded.actor, state = excluded.state,
     since = case when m.state = excluded.state then m.since else excluded.since end;
   perform market_sync.record_action(p_action, v_ids, v_reason, '{}');
-  perform market_sync.reconcile_bookings(v_ids, null);
+  perform market_sync.reconcile_by_hand(v_ids);
   perform market_sync.enforce_manual_state(v_ids);
   return cardinality(v_ids);
 end
@@ -458,7 +541,10 @@ declare
   v_reason text := case when p_reason is not null then market_sync.require_reason(p_reason) end;
   v_free uuid;
 begin
-  perform market_sync.lock_reconcile();
+  if (market_sync.earlier_action()).id is not null then
+    return cardinality(v_ids);
+  end if;
+  perform market_sync.lock_by_hand();
   select id into v_free from unnest(v_ids) as given (id)
   where not exists (select from market_sync.manual_state m where m.booking_id = given.id) limit 1;
   if v_free is not null then
@@ -468,7 +554,7 @@ begin
     (select jsonb_build_object('was', jsonb_object_agg(booking_id, state))
      from market_sync.manual_state where booking_id = any (v_ids)));
   delete from market_sync.manual_state where booking_id = any (v_ids);
-  perform market_sync.reconcile_bookings(v_ids, null);
+  perform market_sync.reconcile_by_hand(v_ids);
   return cardinality(v_ids);
 end
 $$;
@@ -486,8 +572,7 @@ as $$
 declare
   v_ids uuid[] := market_sync.require_bookings(array[p_booking_id]);
   v_reason text := market_sync.require_reason(p_reason);
-  v_actor text := case when market_sync.may_name_actor()
-    then coalesce(nullif(current_setting('market_sync.actor', true), ''), session_user) else session_user end;
+  v_actor text := coalesce(market_sync.named_actor(), session_user);
   v_version bigint;
 begin
   if num_nonnulls(p_grade, p_quality_score, p_freshness, p_visual_defects, p_special_notes) = 0 then
@@ -502,7 +587,10 @@ begin
   if not coalesce(p_quality_score between 0 and 100, true) then
     raise exception 'quality_score must be from 0 to 100' using errcode = 'MS422';
   end if;
-  perform market_sync.lock_reconcile();
+  if (market_sync.earlier_action()).id is not null then
+    return coalesce((select version from market_sync.override where booking_id = p_booking_id), 0);
+  end if;
+  perform market_sync.lock_by_hand();
   -- After the lock, which may have been waited for.
   if p_expires_at <= clock_timestamp() then
     raise exception 'expires_at has passed already' using errcode = 'MS422';
@@ -520,7 +608,7 @@ begin
   perform market_sync.record_action('set_override', v_ids, v_reason, jsonb_strip_nulls(jsonb_build_object(
     'grade', p_grade, 'quality_score', p_quality_score, 'freshness', p_freshness, 'visual_defects', p_visual_defects,
     'special_notes', p_special_notes, 'expires_at', market_sync.iso(p_expires_at))));
-  perform market_sync.reconcile_bookings(v_ids, null);
+  perform market_sync.reconcile_by_hand(v_ids);
   return v_version;
 end
 $$;
@@ -554,14 +642,19 @@ declare
   v_ids uuid[] := market_sync.require_bookings(array[p_booking_id]);
   v_reason text := case when p_reason is not null then market_sync.require_reason(p_reason) end;
 begin
-  perform market_sync.lock_reconcile();
+  if (market_sync.earlier_action()).id is not null then
+    return true;
+  end if;
+  perform market_sync.lock_by_hand();
   perform market_sync.require_override_version(p_booking_id, p_if_version);
+  -- What has ended is frozen, with the override that was in force.
+  perform market_sync.require_on_market(v_ids, true);
   delete from market_sync.override where booking_id = p_booking_id;
   if not found then
     return false;
   end if;
   perform market_sync.record_action('end_override', v_ids, v_reason, '{}');
-  perform market_sync.reconcile_bookings(v_ids, null);
+  perform market_sync.reconcile_by_hand(v_ids);
   return true;
 end
 $$;
@@ -574,8 +667,13 @@ set search_path from current
 as $$
 declare
   v_reason text := market_sync.require_reason(p_reason);
-  v_id bigint := market_sync.request_resync(v_reason);
+  v_earlier market_sync.manual_action := market_sync.earlier_action();
+  v_id bigint;
 begin
+  if v_earlier.id is not null then
+    return (v_earlier.details ->> 'resync_id')::bigint;
+  end if;
+  v_id := market_sync.request_resync(v_reason);
   perform market_sync.record_action('resync', null, v_reason, jsonb_build_object('resync_id', v_id));
   return v_id;
 end

@@ -17,7 +17,7 @@ comment on column market_sync.latency_histogram.stage is
 comment on column market_sync.latency_histogram.bucket is 'Counts what took at most latency_bound(bucket) ms and more than the bound before.';
 
 create table market_sync.activity (
-  kind text not null check (kind in ('reconcile', 'publish', 'failure', 'redelivery')),
+  kind text not null check (kind in ('reconcile', 'publish', 'failure', 'refusal', 'redelivery')),
   minute timestamptz not null,
   events bigint not null,
   items bigint not null,
@@ -28,7 +28,7 @@ create table market_sync.activity (
 comment on table market_sync.activity is
   'What was done, per minute. Minute -infinity is everything older than a day.';
 comment on column market_sync.activity.kind is
-  'reconcile: batches of the consumer (events), bookings recomputed (items), snapshots changed. publish: batches, listings confirmed by MongoDB. failure: snapshots that could not be processed. redelivery: batches and transactions that came again.';
+  'reconcile: batches of the consumer (events), bookings recomputed (items), snapshots changed. publish: batches, listings confirmed by MongoDB. failure: attempts to publish a snapshot that failed for reasons of its own. refusal: snapshots that could not be recomputed. redelivery: batches and transactions that came again.';
 comment on column market_sync.activity.busy_ms is 'Milliseconds spent: in reconcile, and from claim to mark.';
 
 -- What compared MongoDB with the snapshots, when, and what it found.
@@ -43,6 +43,27 @@ create table market_sync.drift_check (
 );
 comment on table market_sync.drift_check is
   'Comparisons of listings with snapshots. versions: every listing''s version, after each start of PostgreSQL.';
+
+alter table market_sync.checkpoint add column working_since timestamptz;
+comment on column market_sync.checkpoint.working_since is
+  'Commit of the oldest change that the consumer has in hand and has not written yet, as of its last sign of life; null when there is none.';
+
+drop function market_sync.renew_consumer(bigint, interval);
+create function market_sync.renew_consumer(p_generation bigint, p_lease interval, p_working_since timestamptz default null)
+returns boolean
+language sql
+set search_path from current
+as $$
+  with renewed as (
+    update market_sync.checkpoint
+    set lease_until = clock_timestamp() + p_lease, updated_at = clock_timestamp(), working_since = p_working_since
+    where generation = p_generation
+    returning 1
+  )
+  select exists (select from renewed)
+$$;
+comment on function market_sync.renew_consumer(bigint, interval, timestamptz) is
+  'A sign of life of the active consumer, with the commit of the oldest change it has in hand; false when it has lost its place.';
 
 create function market_sync.latency_bound(p_bucket int) returns float8
 language sql immutable parallel safe
@@ -110,7 +131,12 @@ begin
     events = a.events + excluded.events, items = a.items + excluded.items, changed = a.changed + excluded.changed,
     busy_ms = a.busy_ms + excluded.busy_ms;
   -- Overrides that have ended by themselves, once their recompute is long past.
-  delete from market_sync.override where expires_at < clock_timestamp() - interval '1 day';
+  delete from market_sync.override o where expires_at < clock_timestamp() - interval '1 day'
+    and not exists (select from market_inventory_snapshots s where s.booking_id = o.booking_id and s.ended_at is not null);
+  -- Withdrawals of bookings of which nothing is left.
+  delete from market_sync.manual_state m
+  where not exists (select from market_inventory_snapshots s where s.booking_id = m.booking_id)
+    and not exists (select from storage_bookings b where b.id = m.booking_id);
   delete from market_sync.drift_check where finished_at < clock_timestamp() - interval '90 days';
 end
 $$;
@@ -167,7 +193,7 @@ begin
   end if;
   select commit_lsn into v_covered from market_sync.checkpoint;
   update market_sync.checkpoint
-  set commit_lsn = greatest(commit_lsn, p_commit_lsn), lease_until = clock_timestamp() + p_lease, updated_at = clock_timestamp()
+  set commit_lsn = greatest(commit_lsn, p_commit_lsn), working_since = null, lease_until = clock_timestamp() + p_lease, updated_at = clock_timestamp()
   where generation = p_generation;
   if not found then
     raise exception 'another consumer has taken over' using errcode = 'MS001';
@@ -324,10 +350,17 @@ begin
       then done.epoch else published_epoch end,
     published_revision = case when (done.epoch, done.revision) > (published_epoch, published_revision)
       then done.revision else published_revision end,
-    -- A change that came meanwhile is not measured: when it was committed is not known apart.
-    changed_at = null, claimed_at = null,
-    claimed_by = null, lease_until = null, attempts = 0, next_attempt_at = '-infinity',
-    first_failed_at = null, last_failed_at = null, last_error = null, failed_stage = null, parked_at = null
+    -- A change that came meanwhile came after the claim.
+    changed_at = case when (done.epoch, done.revision) < (state.epoch, state.revision) then state.claimed_at end,
+    claimed_at = null,
+    claimed_by = null, lease_until = null, next_attempt_at = '-infinity',
+    -- That MongoDB took it says nothing of a recompute that failed: that stays parked, and seen.
+    attempts = case when failed_stage = 'reconcile' then attempts else 0 end,
+    first_failed_at = case when failed_stage = 'reconcile' then first_failed_at end,
+    last_failed_at = case when failed_stage = 'reconcile' then last_failed_at end,
+    last_error = case when failed_stage = 'reconcile' then last_error end,
+    parked_at = case when failed_stage = 'reconcile' then coalesce(parked_at, clock_timestamp()) end,
+    failed_stage = nullif(failed_stage, 'publish')
   from unnest(p_booking_ids, p_epochs, p_revisions) as done (booking_id, epoch, revision)
   where state.booking_id = done.booking_id;
 
@@ -386,7 +419,9 @@ begin
   update market_inventory_snapshots set status = 'ready_to_publish'
   where booking_id = p_booking_id and status = 'publishing';
   if v_parked is not null then
-    perform market_sync.record_activity('failure', 1, 1, 0, 0);
+    -- Of a kind of their own, which only who has the lock of all recomputes writes: a publisher that waits for this row while
+    -- it holds a snapshot that the recompute needs next would be a deadlock.
+    perform market_sync.record_activity(case v_stage when 'publish' then 'failure' else 'refusal' end, 1, 1, 0, 0);
   end if;
   return coalesce(v_parked, false);
 end

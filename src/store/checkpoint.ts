@@ -58,15 +58,19 @@ export async function acquireConsumer(
   return rows[0]?.generation ?? undefined;
 }
 
-/** A sign of life. Answers false when another consumer has taken over. */
+/** A sign of life, with the commit of the oldest change in hand. Answers false when another consumer has taken over. */
 export async function renewConsumer(
   db: Database,
-  { generation, leaseSeconds }: { generation: number; leaseSeconds: number },
+  {
+    generation,
+    leaseSeconds,
+    workingSinceMs,
+  }: { generation: number; leaseSeconds: number; workingSinceMs?: number | undefined },
 ): Promise<boolean> {
   const rows = await query<{ held: boolean }>(
     db,
-    'select market_sync.renew_consumer($1, make_interval(secs => $2)) as held',
-    [generation, leaseSeconds],
+    'select market_sync.renew_consumer($1, make_interval(secs => $2), $3) as held',
+    [generation, leaseSeconds, workingSinceMs === undefined ? null : new Date(workingSinceMs)],
   );
   return rows[0]?.held === true;
 }

@@ -39,7 +39,7 @@ const FUNCTIONS: Record<string, string> = {
   'record_action(text,uuid[],text,jsonb)': 'api',
   // What the pipeline does.
   'acquire_consumer(text,text,interval)': 'consumer',
-  'renew_consumer(bigint,interval)': 'consumer',
+  'renew_consumer(bigint,interval,timestamp with time zone)': 'consumer',
   'release_consumer(bigint)': 'consumer',
   'begin_history(bigint,text,text,integer,pg_lsn,boolean,integer,text)': 'consumer',
   'reconcile_batch(bigint,pg_lsn,bigint[],uuid[],uuid[],uuid[],uuid[],uuid[],integer,interval,timestamp with time zone,text,timestamp with time zone)':
@@ -67,6 +67,12 @@ const FUNCTIONS: Record<string, string> = {
   'capture_storage_certificates()': NOBODY,
   'cut_history(text,integer)': NOBODY,
   'enforce_manual_state(uuid[])': NOBODY,
+  'earlier_action()': NOBODY,
+  'lock_by_hand()': NOBODY,
+  'named_actor()': NOBODY,
+  'ask_for_recompute(uuid[])': NOBODY,
+  'reconcile(uuid[],timestamp with time zone)': NOBODY,
+  'reconcile_by_hand(uuid[])': NOBODY,
   'find_pgboss_table(text)': NOBODY,
   'finite(double precision)': NOBODY,
   'iso(date)': NOBODY,

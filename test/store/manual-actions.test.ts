@@ -20,7 +20,7 @@ import {
   setOverride,
   withdrawBookings,
 } from '../../src/store/manual-actions.ts';
-import { claimSnapshots } from '../../src/store/outbox.ts';
+import { claimSnapshots, markPublished } from '../../src/store/outbox.ts';
 import { findDueForRefresh, reconcileBookings } from '../../src/store/reconcile.ts';
 import { findSnapshot } from '../../src/store/snapshots.ts';
 import { insertSnapshot, setBookingStatus } from '../api/setup.ts';
@@ -358,5 +358,136 @@ test('the last 16 revisions of a booking are remembered, each with what changed'
   );
   const { revision } = await snapshotOf(bookingId);
   expect(rows.map((row) => row.revision)).toEqual(Array.from({ length: 16 }, (_, index) => revision - index));
-  expect(rows.map(({ cause }) => cause)).toEqual(['parts', ...Array.from({ length: 15 }, () => 'own')]);
+  expect(rows.map(({ cause }) => cause)).toEqual(['manual', ...Array.from({ length: 15 }, () => 'own')]);
+});
+
+test('I1: whatever the session of an operator is set to, a hold and a release change nothing else', async () => {
+  const { bookingId } = await insertSnapshot(pool);
+  const before = await snapshotOf(bookingId);
+  await query(
+    pool,
+    `update sensor_readings set reading_value = 23.456789 where sensor_id in (
+       select id from iot_sensors where location_id = (select location_id from storage_bookings where id = $1))`,
+    [bookingId],
+  );
+  await recompute(bookingId);
+  const { sensors, sensor_summary, certificates, pest_events } = await snapshotOf(bookingId);
+  const client = await pool.connect();
+  try {
+    await client.query(
+      `set extra_float_digits = -15; set timezone = 'Asia/Kolkata'; set datestyle = 'SQL, DMY'; set intervalstyle = 'iso_8601'`,
+    );
+    // So that everything is written anew.
+    await client.query('update market_inventory_snapshots set parts_hash = 0 where booking_id = $1', [
+      bookingId,
+    ]);
+    await client.query('select market_sync.hold(array[$1::uuid], $2)', [bookingId, 'x']);
+    await client.query('select market_sync.release(array[$1::uuid])', [bookingId]);
+  } finally {
+    client.release(true);
+  }
+  const after = await snapshotOf(bookingId);
+  expect(after).toMatchObject({ sensors, sensor_summary, certificates, pest_events });
+  expect(after.sensors).toMatchObject({ temperature: { value: 23.456789 } });
+  expect(after.start_date).toEqual(before.start_date);
+});
+
+test('I7: that MongoDB took a listing does not make a failed recompute forgotten', async () => {
+  const { bookingId } = await insertSnapshot(pool);
+  await query(pool, `select market_sync.record_failure($1, '22003 no such quantity', interval '0', 1)`, [
+    bookingId,
+  ]);
+  const stateOf = () =>
+    query(
+      pool,
+      `select failed_stage, last_error, parked_at is not null as parked, published_revision = revision as published
+       from market_sync.snapshot_state where booking_id = $1`,
+      [bookingId],
+    );
+  const failed = { failed_stage: 'reconcile', last_error: '22003 no such quantity', parked: true };
+  const publish = async () => {
+    const [snapshot] = await claimSnapshots(pool, {
+      publisher: 't',
+      leaseSeconds: 60,
+      limit: 1,
+      bookingIds: [bookingId],
+    });
+    if (snapshot === undefined) throw new Error('nothing was claimed');
+    const { epoch, revision } = snapshot;
+    await markPublished(pool, [{ bookingId, epoch, revision, listingId: '665f1c2ab7e4c81d2f9a3c1f' }]);
+  };
+  await publishNow(pool, [bookingId]);
+  await publish();
+  expect(await stateOf()).toEqual([{ ...failed, published: true }]);
+  await recompute(bookingId);
+  expect(await stateOf()).toEqual([{ failed_stage: null, last_error: null, parked: false, published: true }]);
+});
+
+test('I8: a call that is repeated with its key does not act again when somebody has decided otherwise since', async () => {
+  const { bookingId } = await insertSnapshot(pool);
+  const call = { caller: 'key:ops', key: 'retry-2', requestHash: Buffer.alloc(32), owner: 'first' };
+  const hold = () =>
+    asActor(pool, caller('retry-2'), (db) => holdBookings(db, { bookingIds: [bookingId], reason: 'x' }));
+  await claimKey(pool, call);
+  await hold();
+  await giveBackKey(pool, call);
+  await releaseBookings(pool, { bookingIds: [bookingId], reason: 'y' });
+  await claimKey(pool, { ...call, owner: 'second' });
+  await hold();
+  expect((await snapshotOf(bookingId)).status).toBe('ready_to_publish');
+  expect(await actionNames(bookingId)).toEqual(['hold', 'release']);
+});
+
+test('an override that was in force when the booking ended stays with it', async () => {
+  const { bookingId } = await insertSnapshot(pool);
+  await setOverride(pool, {
+    bookingId,
+    reason: 'x',
+    fields: { grade: 'Z', quality_score: 99 },
+    expiresAt: new Date(Date.now() + HOUR_MS),
+    ifVersion: undefined,
+  });
+  await setBookingStatus(pool, bookingId, 'completed');
+  const ended = await snapshotOf(bookingId);
+  await recompute(bookingId, new Date(Date.now() + 2 * HOUR_MS));
+  expect(await snapshotOf(bookingId)).toEqual(ended);
+  expect(ended).toMatchObject({ grade: 'Z', quality_score: 99 });
+  expect(await refusalOf((db) => endOverride(db, { bookingId, ifVersion: undefined }))).toBe('conflict');
+});
+
+test('I5: who leaves a hold uncommitted is ended by PostgreSQL within a minute, whatever its own setting', async () => {
+  const { bookingId } = await insertSnapshot(pool);
+  const limitAfter = async (own: string): Promise<unknown> => {
+    const client = await pool.connect();
+    try {
+      await client.query(`set idle_in_transaction_session_timeout = '${own}'; begin`);
+      await client.query('select market_sync.hold(array[$1::uuid], $2)', [bookingId, 'x']);
+      const { rows } = await client.query('show idle_in_transaction_session_timeout');
+      return rows[0].idle_in_transaction_session_timeout;
+    } finally {
+      client.release(true);
+    }
+  };
+  expect([await limitAfter('0'), await limitAfter('1h'), await limitAfter('5s')]).toEqual([
+    '1min',
+    '1min',
+    '5s',
+  ]);
+});
+
+test('a change that comes while an older version is written keeps its age', async () => {
+  const { bookingId } = await insertSnapshot(pool);
+  const claim = { publisher: 't', leaseSeconds: 60, limit: 1, bookingIds: [bookingId] };
+  const [snapshot] = await claimSnapshots(pool, claim);
+  await query(pool, 'update storage_bookings set quantity_kg = 77 where id = $1', [bookingId]);
+  await reconcileBookings(pool, { bookingIds: [bookingId], now: undefined, committedAt: new Date() });
+  if (snapshot === undefined) throw new Error('nothing was claimed');
+  const { epoch, revision } = snapshot;
+  await markPublished(pool, [{ bookingId, epoch, revision, listingId: '665f1c2ab7e4c81d2f9a3c1f' }]);
+  const rows = await query<{ known: boolean }>(
+    pool,
+    `select changed_at > clock_timestamp() - interval '1 minute' as known from market_sync.snapshot_state where booking_id = $1`,
+    [bookingId],
+  );
+  expect(rows).toEqual([{ known: true }]);
 });
