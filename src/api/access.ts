@@ -30,7 +30,7 @@ export function createAccess(
   return {
     requireKeyOrNot: async (c, next) => {
       // The open paths ask nobody, so that health is answered whatever hangs.
-      c.set('keyRequired', ctx.requireKey || (isOpen(c.req.path) ? false : await known.anyActive()));
+      c.set('keyRequired', ctx.requireKey || (isOpen(c.req.path) ? false : await known.anyMade()));
       await next();
     },
     authenticate: async (c, next) => {

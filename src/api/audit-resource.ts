@@ -51,7 +51,7 @@ export const revisionSchema = z
       description: 'Which it had when it was made: `ready_to_publish`, `held`, `completed` or `withdrawn`.',
       example: 'ready_to_publish',
     }),
-    cause: z.enum(['new', 'own', 'parts', 'epoch']).openapi({
+    cause: z.enum(['new', 'own', 'parts', 'epoch', 'manual']).openapi({
       description:
         "`new`: the booking's first. `own`: the booking's own columns, its status or its grade. `parts`: inspection, sensors, detections, certificates, or an override of them. `epoch`: written again in a new epoch.",
     }),

@@ -11,7 +11,7 @@ import { requireRole } from './role.ts';
 
 const STREAMS_MAX = 100;
 /** How often it is looked whether the key is still one. */
-const CHECK_EVERY_MS = 60_000;
+const CHECK_EVERY_MS = 10_000;
 /** A reader that takes nothing for so long is gone, whatever its connection says. */
 const STALLED_MS_MAX = 15_000;
 /** When a browser that lost the connection makes the next one. */

@@ -6,10 +6,10 @@ import { classifyPostgresError } from '../postgres.ts';
 import {
   type ActiveKey,
   findActiveKey,
-  hasActiveKey,
   hashSecret,
   noteUse,
   parseKey,
+  wereKeysMade,
 } from '../store/api-keys.ts';
 import { unavailable } from './problem.ts';
 import { LateError, within } from './time-limit.ts';
@@ -35,8 +35,8 @@ export interface KnownKeys {
   verify(text: string): Promise<ActiveKey | undefined>;
   /** Whether this text was a valid key a short while ago. */
   remembers(text: string): boolean;
-  /** Whether there is, or once was while this process ran, an active key. While PostgreSQL cannot be had: as far as known. */
-  anyActive(): Promise<boolean>;
+  /** Whether there was ever a key. While PostgreSQL cannot be had: as far as known. */
+  anyMade(): Promise<boolean>;
 }
 
 export function createKnownKeys({ pool, log }: { pool: pg.Pool; log: Logger }): KnownKeys {
@@ -104,16 +104,16 @@ export function createKnownKeys({ pool, log }: { pool: pg.Pool; log: Logger }): 
         timingSafeEqual(hashSecret(parsed.secret), entry.key.secretHash)
       );
     },
-    anyActive: createAnyActive({ pool, log }),
+    anyMade: createAnyMade({ pool, log }),
   };
 }
 
 /** Once there was a key, calls need one until the process ends: revoking the last one must not open the API. */
-function createAnyActive({ pool, log }: { pool: pg.Pool; log: Logger }): () => Promise<boolean> {
+function createAnyMade({ pool, log }: { pool: pg.Pool; log: Logger }): () => Promise<boolean> {
   let found = false;
   let askedAt = Number.NEGATIVE_INFINITY;
   const ask = shareByKey(async () => {
-    found ||= await hasActiveKey(pool);
+    found ||= await wereKeysMade(pool);
   });
   return async () => {
     if (found || performance.now() - askedAt < FRESH_MS) return found;

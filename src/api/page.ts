@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, extname, join } from 'node:path';
 import type { OpenAPIHono } from '@hono/zod-openapi';
-import { etag } from 'hono/etag';
+import { etag, RETAINED_304_HEADERS } from 'hono/etag';
 import { secureHeaders } from 'hono/secure-headers';
 import type { ApiEnv } from './context.ts';
 import { ProblemError } from './problem.ts';
@@ -46,9 +46,12 @@ const PAGE_HEADERS = secureHeaders({
   },
 });
 
+/** A 304 has the id of its request as well. */
+const unlessUnchanged = () => etag({ retainedHeaders: [...RETAINED_304_HEADERS, 'x-request-id'] });
+
 /** The operations page at `/`, with the files it loads. It says nothing of this installation before the login. */
 export function mountPage(app: OpenAPIHono<ApiEnv>, { requireKey }: { requireKey: boolean }): void {
-  app.get('/', PAGE_HEADERS, etag(), async (c) => {
+  app.get('/', PAGE_HEADERS, unlessUnchanged(), async (c) => {
     const html = await readFile(join(OWN_FILES, 'page.html'), 'utf8');
     // Known before any call, so that the login offers to go on without a key exactly where that works.
     return c.body(requireKey ? html : html.replace('data-key="required"', 'data-key="optional"'), 200, {
@@ -56,7 +59,7 @@ export function mountPage(app: OpenAPIHono<ApiEnv>, { requireKey }: { requireKey
       'cache-control': 'no-cache',
     });
   });
-  app.get('/page/:file', PAGE_HEADERS, etag(), async (c) => {
+  app.get('/page/:file', PAGE_HEADERS, unlessUnchanged(), async (c) => {
     const name = c.req.param('file');
     const file = FILES.get(name);
     if (file === undefined) {

@@ -6,7 +6,7 @@ import type { ApiEnv } from './context.ts';
 /** Asked every few seconds by whoever watches the service. */
 const QUIET_ROUTES = new Set(['/healthz', '/readyz']);
 
-/** One line a request: the route's pattern, never what was in its place, nor a query. */
+/** One line a request, of reads that went well for whoever looks closely only: the route's pattern, never what was in its place, nor a query. */
 export function logRequests(log: Logger): MiddlewareHandler<ApiEnv> {
   return async (c, next) => {
     const startedAt = performance.now();
@@ -19,7 +19,8 @@ export function logRequests(log: Logger): MiddlewareHandler<ApiEnv> {
       status: c.res.status,
       ms: Math.round((performance.now() - startedAt) * 10) / 10,
     };
-    if (QUIET_ROUTES.has(route)) log.debug(line, 'request answered');
+    const isUneventful = c.req.method === 'GET' && c.res.status < 400;
+    if (isUneventful || QUIET_ROUTES.has(route)) log.debug(line, 'request answered');
     else log.info(line, 'request answered');
   };
 }

@@ -185,6 +185,15 @@ export async function findActiveKey(db: Database, prefix: string): Promise<Activ
   };
 }
 
+/** Whether a key was ever made: where there was one, calls without a key are not served, also when the last was revoked. */
+export async function wereKeysMade(db: Database): Promise<boolean> {
+  const rows = await query<{ found: boolean }>(
+    db,
+    'select exists (select from market_sync.api_key) as found',
+  );
+  return rows[0]?.found === true;
+}
+
 export async function hasActiveKey(db: Database): Promise<boolean> {
   const rows = await query<{ found: boolean }>(
     db,

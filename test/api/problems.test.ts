@@ -183,7 +183,7 @@ test('a request is one log line with the route, never with what was in its place
   const ms = expect.any(Number);
   expect(lines).toEqual([
     {
-      level: 'info',
+      level: 'debug',
       message,
       request_id: 'one',
       method: 'GET',
@@ -191,7 +191,7 @@ test('a request is one log line with the route, never with what was in its place
       status: 200,
       ms,
     },
-    { level: 'info', message, request_id: 'two', method: 'GET', route: BASE, status: 200, ms },
+    { level: 'debug', message, request_id: 'two', method: 'GET', route: BASE, status: 200, ms },
     { level: 'info', message, request_id: 'three', method: 'GET', route: 'none', status: 404, ms },
     {
       level: 'info',

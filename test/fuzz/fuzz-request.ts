@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { type Credential, validCredentials } from './credentials.ts';
 import type { Operation, Parameter } from './document.ts';
-import { HOSTILE_BODIES, hostileHeaderValues, hostileParts, hostileValues } from './hostile-values.ts';
+import { HOSTILE_BODIES, HOSTILE_CURSORS, hostileHeaderValues, hostileParts, hostileValues } from './hostile-values.ts';
 import { validValues } from './valid-value.ts';
 import type { WireRequest } from './wire.ts';
 
@@ -12,6 +12,8 @@ export interface FuzzRequest extends WireRequest {
   credential: Credential;
   /** How it differs from what the document describes; empty: it does not. */
   mutations: readonly string[];
+  /** Whether it is sent again, where its key makes that safe. */
+  again: boolean;
 }
 
 /** A request under way to being one: path and query apart, the body still a value. */
@@ -34,26 +36,35 @@ export function fuzzRequests(
   operations: readonly Operation[],
   { bookingIds, credentials }: { bookingIds: readonly string[]; credentials: readonly Credential[] },
 ): fc.Arbitrary<FuzzRequest> {
-  return fc.constantFrom(...operations).chain((operation) =>
+  // The more a call can be told, the more there is to get wrong.
+  const weighted = operations.map((operation) => ({
+    weight: 2 + operation.parameters.length + Object.keys(operation.body?.properties ?? {}).length,
+    arbitrary: fc.constant(operation),
+  }));
+  return fc.oneof(...weighted).chain((operation) =>
     fc
       .record({
         draft: drafts(operation, bookingIds),
         credential: fc.oneof(
-          { weight: 5, arbitrary: fc.constantFrom(...validCredentials(credentials, operation.role)) },
-          { weight: 3, arbitrary: fc.constantFrom(...credentials) },
+          { weight: 4, arbitrary: fc.constantFrom(...validCredentials(credentials, operation.role)) },
+          { weight: 1, arbitrary: fc.constantFrom(...credentials) },
         ),
         mutations: fc.oneof(
-          { weight: 1, arbitrary: fc.constant<Mutation[]>([]) },
+          { weight: 2, arbitrary: fc.constant<Mutation[]>([]) },
+          // Mostly one: of several, the first that is refused hides the others.
+          { weight: 1, arbitrary: fc.tuple(mutations(operation)) },
           { weight: 1, arbitrary: fc.array(mutations(operation), { minLength: 1, maxLength: 3 }) },
         ),
+        again: fc.boolean(),
       })
-      .map(({ draft, credential, mutations: applied }) => {
+      .map(({ draft, credential, mutations: applied, again }) => {
         const mutated = structuredClone(draft);
         for (const { apply } of applied) apply(mutated);
         return {
           operation,
           credential,
           mutations: applied.map(({ name }) => name),
+          again,
           ...toWire(mutated),
         };
       }),
@@ -143,7 +154,7 @@ function mutations(operation: Operation): fc.Arbitrary<Mutation> {
   return fc.oneof(
     { weight: 2, arbitrary: fc.constantFrom(...METHODS).map(setMethod) },
     { weight: 3, arbitrary: pathMutations() },
-    { weight: 3, arbitrary: queryMutations(operation) },
+    { weight: operation.method === 'GET' ? 5 : 1, arbitrary: queryMutations(operation) },
     { weight: 4, arbitrary: headerMutations() },
     { weight: operation.method === 'GET' ? 1 : 5, arbitrary: bodyMutations(fields) },
   );
@@ -164,6 +175,9 @@ const pathMutations = (): fc.Arbitrary<Mutation> =>
         changePath('segment', (parts) => parts.with(Math.min(at, parts.length - 1), part)),
       ),
     hostileParts().map((part) => changePath('more', (parts) => [...parts, part])),
+    fc
+      .constantFrom('/', '/docs', '/openapi.json', '/page/main.js', '/page/none', '/storage-guard', '/metrics/', '//')
+      .map((path) => changePath(`as ${path}`, () => path.split('/'))),
     fc.constantFrom(
       changePath('slash at the end', (parts) => [...parts, '']),
       changePath('two slashes', (parts) => ['', ...parts]),
@@ -202,7 +216,14 @@ function queryMutations({ parameters }: Operation): fc.Arbitrary<Mutation> {
     { weight: 1, arbitrary: fc.constant('1') },
   );
   const pairs = fc.array(fc.tuple(names, values), { minLength: 1, maxLength: 3 });
+  const setCursor = fc.constantFrom(...HOSTILE_CURSORS).map((cursor) => ({
+    name: 'cursor',
+    apply: (draft: Draft) => {
+      draft.query = [...draft.query.filter(([name]) => name !== 'cursor'), ['cursor', cursor]];
+    },
+  }));
   return fc.oneof(
+    ...(known.includes('cursor') ? [setCursor] : []),
     pairs.map((more) => ({ name: 'query', apply: (draft: Draft) => void draft.query.push(...more) })),
     fc.constant({
       name: 'query: twice',

@@ -31,7 +31,7 @@ const shown = ({ method, target, headers, body, framing, credential, mutations }
     mutations,
   });
 
-/** What stands in the way of the next requests, in turn: nothing, a pause with a job that waits, holds and overrides. */
+/** What the next requests find, in turn: overrides, a pause with a job that waits, listings taken off the market. */
 async function beginRound(round: number, memory: Memory): Promise<void> {
   await restore(world);
   const admin = world.credentials.find(({ name }) => name === 'API_KEY')?.headers ?? [];
@@ -54,9 +54,11 @@ async function beginRound(round: number, memory: Memory): Promise<void> {
   if (round % 3 === 2) {
     await act(`/storage-guard/snapshots/${held}/hold`, reason);
     await act(`/storage-guard/snapshots/${withdrawn}/withdraw`, reason);
+  } else {
     await act(`/storage-guard/snapshots/${corrected}/override`, { ...reason, grade: 'B' }, 'PUT');
   }
 }
+
 /** How often what was answered, by operation. */
 class Tally {
   readonly byOperation = new Map<string, Map<number, number>>();

@@ -59,7 +59,7 @@ const encoded = (text: string): string => encodeURIComponent(text.toWellFormed()
 const base64 = (text: string): string => Buffer.from(text).toString('base64url');
 
 /** Cursors that nobody gave out: of another list, of no time, of no calendar, of another type, too long. */
-const CURSORS = [
+export const HOSTILE_CURSORS = [
   '["2026-02-31 00:00:00+00","7e2c0a4e-6f52-4a6c-9d6e-0c9b3f3f1a01"]',
   '["999999-12-31 00:00:00+00","7e2c0a4e-6f52-4a6c-9d6e-0c9b3f3f1a01"]',
   '["infinity","7e2c0a4e-6f52-4a6c-9d6e-0c9b3f3f1a01"]',
@@ -80,7 +80,7 @@ export const hostileParts = (): fc.Arbitrary<string> =>
     fc.constantFrom(...TEXTS).map(encoded),
     fc.constantFrom(...ENCODED),
     fc.constantFrom(...UUIDS),
-    fc.constantFrom(...CURSORS),
+    fc.constantFrom(...HOSTILE_CURSORS),
     fc.string({ unit: 'binary', maxLength: 40 }).map(encoded),
   );
 
@@ -95,6 +95,8 @@ export const hostileHeaderValues = (): fc.Arbitrary<string> =>
 /** Values of wrong types, and of right ones that nobody means. */
 export const hostileValues = (): fc.Arbitrary<unknown> =>
   fc.oneof(
+    // What PostgreSQL's text cannot hold, often: it is what gets far.
+    fc.constantFrom('\0', 'a\0b', '\ud800', 'a\udfff'),
     fc.constantFrom(...TEXTS),
     fc.constantFrom<unknown>(null, true, 0, -0, -1, 1e308, 5e-324, 2 ** 53, 100.005, [], {}, [[]], [null]),
     fc.constantFrom<unknown>({ $ne: null }, { $gt: '' }, ['x'], { toString: 'x' }, { length: 3 }),

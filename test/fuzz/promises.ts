@@ -158,6 +158,16 @@ const takesWhatIsValid: Promised = ({ request }, { problem }) => {
     : undefined;
 };
 
+/** The second of two exchanges with one Idempotency-Key is the first one's answer, after it was done. */
+export function isSameAnswer(first: Answer, second: Answer): string | undefined {
+  if (first.status >= 300) return undefined;
+  if (second.headers.get('idempotency-replayed') !== 'true') return 'the same call with its key is not a replay';
+  for (const name of ['content-type', 'etag', 'location']) {
+    if (first.headers.get(name) !== second.headers.get(name)) return `a replay with another ${name}`;
+  }
+  return second.status === first.status && second.body.equals(first.body) ? undefined : 'a replay of another answer';
+}
+
 const isReplay = ({ answer }: Exchange): boolean => answer.headers.get('idempotency-replayed') === 'true';
 
 /** Nothing but a manual action that succeeds does. */

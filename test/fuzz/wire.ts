@@ -64,7 +64,8 @@ function exchange(url: string, bytes: Buffer): Promise<{ bytes: Buffer; isStream
     socket.on('data', (chunk) => {
       chunks.push(chunk);
       if (chunks.length > 4) return;
-      const [head = '', body = ''] = Buffer.concat(chunks).toString('latin1').split('\r\n\r\n', 2);
+      const text = Buffer.concat(chunks).toString('latin1');
+      const [head = '', body = ''] = text.replace(/^HTTP\/1.1 1.*?\r\n\r\n/s, '').split('\r\n\r\n', 2);
       isStream = /^content-type: text\/event-stream/im.test(head);
       if (isStream && body !== '') socket.destroy();
     });

@@ -67,6 +67,7 @@ test('a browser that has a file of the page is told so, and asks every time', as
     expect(etag).not.toBe('');
     const again = await api.app.request(path, { headers: { 'if-none-match': etag } });
     expect([path, again.status]).toEqual([path, 304]);
+    expect(again.headers.get('x-request-id')).toMatch(/./);
     const other = await api.app.request(path, { headers: { 'if-none-match': '"another"' } });
     expect([path, other.status]).toEqual([path, 200]);
   }
