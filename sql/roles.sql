@@ -3,6 +3,7 @@
 -- Group roles without a login, the same for every database of the cluster. A person's or program's login is made a member:
 --   create role ana login in role market_sync_operator;
 -- Whatever these roles were granted on this project's objects beyond this file is taken back: what they may do stands here.
+-- So is whatever anybody but the owner was granted in market_sync: who needs something is made a member.
 -- docs/dba.md says more, and test/sql/roles.test.ts holds a matrix of roles and objects against the catalog.
 --
 -- Runs with search_path = the source schema, in one transaction.
@@ -12,6 +13,37 @@ revoke all on schema market_sync from public;
 revoke all on all tables in schema market_sync from public;
 revoke all on all sequences in schema market_sync from public;
 revoke all on all functions in schema market_sync from public;
+
+-- What others were given, by hand or by default privileges of the owner (alter default privileges … grant select on tables):
+-- keys of callers, and functions that run with the rights of the owner, are nobody else's.
+do $$
+declare
+  v_given record;
+begin
+  for v_given in
+    select distinct object.name, grantee.rolname
+    from (
+      select format('schema %I', nspname), nspowner, nspacl from pg_namespace where oid = 'market_sync'::regnamespace
+      union all
+      select format('%s %s', case relkind when 'S' then 'sequence' else 'table' end, oid::regclass), relowner, relacl
+      from pg_class where relnamespace = 'market_sync'::regnamespace
+      union all
+      select format('table %s', c.oid::regclass), c.relowner, a.attacl
+      from pg_class c join pg_attribute a on a.attrelid = c.oid where c.relnamespace = 'market_sync'::regnamespace
+      union all
+      select format('routine %s', oid::regprocedure), proowner, proacl
+      from pg_proc where pronamespace = 'market_sync'::regnamespace
+    ) as object (name, owner, acl)
+    cross join lateral aclexplode(object.acl) entry
+    join pg_roles grantee on grantee.oid = entry.grantee
+    where entry.grantee <> object.owner
+      and grantee.rolname not in ('market_sync_reader', 'market_sync_operator', 'market_sync_admin',
+        'market_sync_consumer', 'market_sync_publisher', 'market_sync_api')
+  loop
+    execute format('revoke all on %s from %I cascade', v_given.name, v_given.rolname);
+  end loop;
+end
+$$;
 
 -- Roles belong to the cluster: other databases may be migrated at the same moment. And this login may not be allowed to
 -- make roles; what is missing then is left to a DBA, and this file applied again afterwards.

@@ -478,10 +478,12 @@ comment on function market_sync.enforce_manual_state(uuid[]) is
 create function market_sync.reconcile_by_hand(p_booking_ids uuid[]) returns void
 language plpgsql
 set search_path from current
-set market_sync.manual = 'on'
 as $$
 begin
+  -- Not in the function's header: that takes a privilege which the owner need not have.
+  perform set_config('market_sync.manual', 'on', true);
   perform market_sync.reconcile_bookings(p_booking_ids, null);
+  perform set_config('market_sync.manual', '', true);
 end
 $$;
 comment on function market_sync.reconcile_by_hand(uuid[]) is

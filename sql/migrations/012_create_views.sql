@@ -1,7 +1,7 @@
 -- What a DBA looks at: views over everything that the tables know, and the rights with which functions run.
 --
 -- Views run with the rights of their owner, so that a role needs no more than the views themselves (sql/roles.sql). Those
--- that are asked every second (status, slot_health, queue) touch partial indexes only, which hold little when all is well.
+-- that are asked every second (status, slot_health, queue) touch partial indexes only, and a bounded part of these.
 
 -- When the checkpoint moved last. updated_at does not say so: it is a sign of life too.
 alter table market_sync.checkpoint add column advanced_at timestamptz;
@@ -77,40 +77,61 @@ comment on column market_sync.slot_health.confirmed_lsn is 'Everything before it
 
 -- Work.
 
+create index manual_state_held_idx on market_sync.manual_state (since) where state = 'held';
+
+-- Bounded: at most 100,001 of each are looked at, in the order of an index, so that asking costs no more in the very
+-- incident in which a million wait. A publisher claims in the same order: what is in work stands in front.
 create view market_sync.queue as
-with outbox as materialized (
-  select
-    case
-      when lease_until > clock_timestamp() then 'in_work'
-      when next_attempt_at > clock_timestamp() then 'waiting_for_retry'
-      else 'to_publish'
-    end as state,
+with due as materialized (
+  select lease_until > clock_timestamp() as in_work,
     coalesce(first_failed_at, changed_at, nullif(next_attempt_at, '-infinity')) as at
   from market_sync.snapshot_state
   where (epoch, revision) > (published_epoch, published_revision) and parked_at is null
+    and next_attempt_at <= (select clock_timestamp())
+  order by next_attempt_at
+  limit 100001
+), later as materialized (
+  select lease_until > clock_timestamp() as in_work, coalesce(first_failed_at, changed_at, next_attempt_at) as at
+  from market_sync.snapshot_state
+  where (epoch, revision) > (published_epoch, published_revision) and parked_at is null
+    and next_attempt_at > (select clock_timestamp())
+  order by next_attempt_at
+  limit 100001
+), parked as (
+  select parked_at as at from market_sync.snapshot_state where parked_at is not null order by parked_at limit 100001
+), held as (
+  select since as at from market_sync.manual_state m
+  -- Not a join: one look-up each, whatever the planner thinks of their number.
+  where state = 'held'
+    and (select s.ended_at is null from market_inventory_snapshots s where s.booking_id = m.booking_id)
+  order by since
+  limit 100001
+), refresh as (
+  select next_refresh_at as at from market_sync.snapshot_state where next_refresh_at <= (select clock_timestamp())
+  order by next_refresh_at
+  limit 100001
 ), counted (state, count, oldest_at) as (
-  select 'to_publish', count(*), min(at) from outbox where state = 'to_publish'
+  select 'to_publish', count(*), min(at) from due where in_work is not true
   union all
-  select 'in_work', count(*), min(at) from outbox where state = 'in_work'
+  select 'in_work', count(*), min(at) from (select * from due union all select * from later) claimed where in_work
   union all
-  select 'waiting_for_retry', count(*), min(at) from outbox where state = 'waiting_for_retry'
+  select 'waiting_for_retry', count(*), min(at) from later where in_work is not true
   union all
-  select 'parked', count(*), min(parked_at) from market_sync.snapshot_state where parked_at is not null
+  select 'parked', count(*), min(at) from parked
   union all
-  select 'held', count(*), min(since) from market_sync.manual_state where state = 'held'
+  select 'held', count(*), min(at) from held
   union all
-  select 'due_for_refresh', count(*), min(next_refresh_at)
-  from market_sync.snapshot_state where next_refresh_at <= (select clock_timestamp())
+  select 'due_for_refresh', count(*), min(at) from refresh
 )
 select state, count, oldest_at,
   case when oldest_at is not null then greatest(clock_timestamp() - oldest_at, interval '0') end as oldest_age
 from counted;
 comment on view market_sync.queue is
-  'What waits and for what, always six rows. to_publish, in_work and waiting_for_retry together are what MongoDB has not confirmed; the others may overlap with them.';
+  'What waits and for what, always six rows. to_publish, in_work and waiting_for_retry together are what MongoDB has not confirmed; the others may overlap with them. At most 100,001 are counted of each: 100001 says that there are more, to_publish and in_work counting together.';
 comment on column market_sync.queue.state is
-  'to_publish: a publisher may take it. in_work: a publisher has it. waiting_for_retry: it failed and is tried again by itself. parked: it failed too often. held: by hand. due_for_refresh: the clock has changed it, the next refresh recomputes it.';
+  'to_publish: a publisher may take it. in_work: a publisher has it. waiting_for_retry: it failed and is tried again by itself. parked: it failed too often. held: by hand, and not ended since. due_for_refresh: the clock has changed it, the next refresh recomputes it.';
 comment on column market_sync.queue.oldest_at is
-  'Since when the oldest waits: its commit, or its first failure; parked, held or due since then. Null when there is none.';
+  'Since when the oldest waits: its commit, or its first failure; parked, held or due since then. Of those that are counted. Null when there is none.';
 
 create view market_sync.held as
 select booking_id, state, reason, actor, since from market_sync.manual_state;
@@ -184,7 +205,7 @@ select minute.at as minute,
   coalesce(sum(a.items) filter (where a.kind = 'reconcile'), 0)::bigint as recomputed,
   coalesce(sum(a.changed) filter (where a.kind = 'reconcile'), 0)::bigint as changed,
   coalesce(sum(a.items) filter (where a.kind = 'publish'), 0)::bigint as published,
-  coalesce(sum(a.items) filter (where a.kind = 'failure'), 0)::bigint as failures,
+  coalesce(sum(a.items) filter (where a.kind in ('failure', 'refusal')), 0)::bigint as failures,
   coalesce(sum(a.items) filter (where a.kind = 'redelivery'), 0)::bigint as redelivered
 from (
   select date_trunc('minute', clock_timestamp()) - make_interval(mins => back) as at from generate_series(0, 59) back
@@ -314,6 +335,22 @@ comment on function market_sync.pg_boss_version() is 'The version of pg-boss''s 
 -- All of it at a glance.
 
 create view market_sync.status as
+with estimated as (
+  select
+    (select reltuples::bigint from pg_class where oid = 'market_sync.snapshot_state'::regclass) as snapshots,
+    -- By name: the index may have been built anew, and is another one then.
+    (select max(c.reltuples)::bigint from pg_index i join pg_class c on c.oid = i.indexrelid
+      where i.indrelid = 'market_inventory_snapshots'::regclass
+        and c.relname = 'market_inventory_snapshots_ended_at_idx') as ended
+), counted as materialized (
+  select
+    case when snapshots > 100000 then snapshots
+      else (select count(*) from (select from market_sync.snapshot_state where revision > 0 limit 100001) bounded) end as snapshots,
+    case when ended > 100000 then ended
+      else (select count(*) from (select from market_inventory_snapshots where ended_at is not null limit 100001) bounded)
+    end as ended
+  from estimated
+)
 select
   case when c.lease_until > clock_timestamp() then 'active' else 'absent' end as consumer_state, c.holder as consumer_holder,
   c.paused_at, c.paused_by, c.pause_reason,
@@ -325,8 +362,8 @@ select
     when behind.bytes = 0 then 0
     when c.paused_at is not null then extract(epoch from clock_timestamp() - greatest(c.paused_at, c.advanced_at))
     when c.lease_until is null or c.lease_until <= clock_timestamp() or not slot.active
-      or (behind.bytes > 65536 and c.advanced_at < clock_timestamp() - interval '15 seconds')
       then extract(epoch from clock_timestamp() - c.advanced_at)
+    when c.working_since < clock_timestamp() - interval '1 second' then extract(epoch from clock_timestamp() - c.working_since)
     when c.advanced_at > clock_timestamp() - interval '2 seconds' then coalesce((
       select sum(sum_ms) / sum(count) / 1000 from market_sync.latency_histogram
       where stage = 'snapshot' and minute = date_trunc('minute', statement_timestamp())), 0)
@@ -336,15 +373,13 @@ select
   waiting.claims, published.minute as last_confirmed_at,
   case when waiting.oldest_at is not null then
     round(greatest(extract(epoch from clock_timestamp() - waiting.oldest_at), 0), 3) end as publish_lag_seconds,
-  case when counted.estimate > 100000 then counted.estimate
-    else (select count(*) from market_sync.snapshot_state where revision > 0) end as snapshots,
-  case when counted.ended_estimate > 100000 then counted.ended_estimate
-    else (select count(*) from market_inventory_snapshots where ended_at is not null) end as ended,
+  counted.snapshots, counted.ended,
   waiting.to_publish, waiting.parked, waiting.held, waiting.due_for_refresh,
   r.id as resync_id, r.reason as resync_reason, r.phase as resync_phase, r.bookings_done as resync_bookings_done,
   r.requested_at as resync_requested_at,
   (select name from market_sync.migrations order by number desc limit 1) as migration,
-  current_setting('server_version') as postgres_version, market_sync.pg_boss_version() as pg_boss_version
+  current_setting('server_version') as postgres_version, market_sync.pg_boss_version() as pg_boss_version,
+  waiting.queue
 from market_sync.checkpoint c
 cross join market_sync.slot_health slot
 cross join lateral (
@@ -352,22 +387,22 @@ cross join lateral (
 ) behind
 cross join (
   select
-    coalesce(sum(count) filter (where state in ('to_publish', 'in_work', 'waiting_for_retry')), 0)::bigint as to_publish,
+    -- Two of these may have stopped at 100,001.
+    least(coalesce(sum(count) filter (where state in ('to_publish', 'in_work', 'waiting_for_retry')), 0), 100001)::bigint
+      as to_publish,
     coalesce(sum(count) filter (where state = 'in_work'), 0)::bigint as claims,
     coalesce(sum(count) filter (where state = 'parked'), 0)::bigint as parked,
     coalesce(sum(count) filter (where state = 'held'), 0)::bigint as held,
     coalesce(sum(count) filter (where state = 'due_for_refresh'), 0)::bigint as due_for_refresh,
-    min(oldest_at) filter (where state in ('to_publish', 'in_work')) as oldest_at
+    min(oldest_at) filter (where state in ('to_publish', 'in_work')) as oldest_at,
+    jsonb_agg(jsonb_build_object('state', state, 'count', count, 'oldest_at', market_sync.iso(oldest_at),
+      'oldest_seconds', round(extract(epoch from oldest_age), 3))) as queue
   from market_sync.queue
 ) waiting
 cross join (
   select max(minute) as minute from market_sync.activity where kind = 'publish' and minute > '-infinity'
 ) published
-cross join (
-  select
-    (select reltuples::bigint from pg_class where oid = 'market_sync.snapshot_state'::regclass) as estimate,
-    (select reltuples::bigint from pg_class where oid = 'market_inventory_snapshots_ended_at_idx'::regclass) as ended_estimate
-) counted
+cross join counted
 left join lateral (select * from market_sync.resync where finished_at is null order by id limit 1) r on true;
 comment on view market_sync.status is 'How everything stands, in one row. Cheap: may be asked every second.';
 comment on column market_sync.status.consumer_state is 'active: a consumer shows signs of life. absent: none does, and changes wait in the slot.';
@@ -378,15 +413,16 @@ comment on column market_sync.status.commit_lsn is 'Every change committed up to
 comment on column market_sync.status.lag_bytes is
   'WAL written after commit_lsn, of whatever kind. It is seldom 0: other tables, vacuum and signs of life write too.';
 comment on column market_sync.status.lag_seconds is
-  'How far snapshots are behind commits. PostgreSQL knows no times in its WAL, so: 0 while a consumer follows and nothing waits; while it works, the mean latency of this minute''s batches; while none streams, it is paused, or it has not moved for 15 s though WAL was written, the time since the checkpoint moved: no change is older than that and missing, and perhaps none is missing. Null before the first start.';
+  'How far snapshots are behind commits. PostgreSQL knows no times in its WAL, so: 0 while a consumer follows and nothing waits; the age of the oldest change in its hands, when that is more than 1 s; while it moves, the mean latency of this minute''s batches; while none streams or it is paused, the time since the checkpoint moved: no change is older than that and missing, and perhaps none is missing. What PostgreSQL has not sent to the consumer yet shows in lag_bytes only. Null before the first start.';
 comment on column market_sync.status.epoch is 'Rises when history was cut: changes may have been lost or undone, and everything was computed and published again.';
 comment on column market_sync.status.malformed_messages is 'Messages on the change stream that nobody could parse; they were skipped.';
 comment on column market_sync.status.claims is 'Snapshots that publishers are writing to MongoDB now.';
 comment on column market_sync.status.last_confirmed_at is 'The minute in which MongoDB last confirmed a listing; null when not within a day.';
 comment on column market_sync.status.publish_lag_seconds is 'Age of the oldest change that MongoDB has not confirmed, without what failed and waits; null when there is none.';
 comment on column market_sync.status.ended is 'Of these, completed or withdrawn ones; counted and estimated likewise.';
-comment on column market_sync.status.snapshots is 'Snapshots in all: counted up to 100,000, PostgreSQL''s estimate beyond.';
-comment on column market_sync.status.to_publish is 'Snapshots whose newest revision MongoDB has not confirmed, without parked ones. See queue.';
+comment on column market_sync.status.snapshots is 'Snapshots in all: counted up to 100,000, PostgreSQL''s estimate beyond, and 100001 where there is none yet.';
+comment on column market_sync.status.to_publish is 'Snapshots whose newest revision MongoDB has not confirmed, without parked ones. Counted up to 100,001. See queue.';
+comment on column market_sync.status.queue is 'The rows of the view queue, ages in seconds.';
 comment on column market_sync.status.resync_reason is 'Why everything is being recomputed, if it is; see market_sync.resync.';
 comment on column market_sync.status.migration is 'The last migration applied: the version of this schema.';
 

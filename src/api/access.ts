@@ -5,7 +5,7 @@ import type { ApiContext, ApiEnv } from './context.ts';
 import { createKnownKeys } from './known-keys.ts';
 import { createTokenCheck, looksLikeToken } from './oidc.ts';
 import { keyRefused, ProblemError } from './problem.ts';
-import { createFailureLimit } from './rate-limit.ts';
+import { addressOf, createFailureLimit } from './rate-limit.ts';
 
 /** What can be had without a key: pages and docs, which say nothing of this installation, and the health of the process. */
 const OPEN_PATHS = new Set(['/', '/healthz', '/readyz', '/openapi.json', '/docs']);
@@ -15,6 +15,9 @@ export const isOpen = (path: string): boolean =>
 
 /** A call from this machine, where no key is configured. */
 const LOCAL: Caller = { name: 'local', role: 'admin', via: 'local', expiresAt: undefined };
+
+/** A call with the key of the setting. */
+const SETTING: Caller = { name: 'API_KEY', role: 'admin', via: 'setting', expiresAt: undefined };
 
 /**
  * Finds out who calls, from `Authorization: Bearer KEY` or `X-API-Key: KEY`, and sets `caller`. A wrong key is refused
@@ -45,23 +48,26 @@ export function createAccess(
 }
 
 /**
- * Who this key proves. A wrong one counts against the address that sent it; who has sent too many is told so before
- * anybody is asked about the next one. What is known to be right passes even then: others may call from that address.
+ * Who this key proves. A wrong one counts against the address that sent it; who has sent too many is told so before the
+ * next one is looked at. Passes even then, because others may call from that address: a key of the table that was right
+ * a short while ago, which nobody guesses, and the setting's, which somebody chose, where that very address has sent it
+ * before.
  */
 function createProof(
   ctx: ApiContext,
   known: ReturnType<typeof createKnownKeys>,
 ): (c: Context<ApiEnv>, key: string) => Promise<Caller> {
   const failures = createFailureLimit(ctx.rateLimits);
-  const isSetting = compareWith(ctx.apiKey);
+  const setting = createSettingCheck(ctx.apiKey);
   const checkToken = ctx.oidc && createTokenCheck(ctx.oidc);
   const find = async (c: Context<ApiEnv>, key: string): Promise<Caller | undefined> => {
     if (!known.remembers(key)) await failures.check(c);
+    if (setting.prove(key, addressOf(c))) return SETTING;
     const found = await known.verify(key);
     return found && { name: found.name, role: found.role, via: 'key', expiresAt: found.expiresAt };
   };
   return async (c, key) => {
-    if (isSetting(key)) return { name: 'API_KEY', role: 'admin', via: 'setting', expiresAt: undefined };
+    if (setting.remembers(key, addressOf(c))) return SETTING;
     const isToken = checkToken !== undefined && looksLikeToken(key);
     try {
       const caller = isToken ? await checkToken(key) : await find(c, key);
@@ -70,7 +76,10 @@ function createProof(
     } catch (error) {
       if (!(error instanceof ProblemError) || error.code !== 'key_refused') throw error;
       // Tokens are checked before they are counted: nobody else need be asked, and none can be guessed.
-      if (isToken) await failures.check(c);
+      if (isToken) {
+        await failures.check(c);
+        if (setting.prove(key, addressOf(c))) return SETTING; // It may have the form of a token.
+      }
       await failures.count(c);
       throw error;
     }
@@ -84,6 +93,28 @@ function readKey(c: Context): string | undefined {
   const bearer =
     authorization === undefined ? undefined : (/^Bearer +(\S+)$/i.exec(authorization)?.[1] ?? '');
   return bearer === undefined || header === undefined || bearer === header ? (bearer ?? header) : '';
+}
+
+const PROVED_FROM_MAX = 1_000;
+
+/** Whether a key is the setting's. `remembers` looks only where the address has sent the right one before. */
+function createSettingCheck(
+  apiKey: string | undefined,
+): Record<'prove' | 'remembers', (key: string, address: string) => boolean> {
+  const isSetting = compareWith(apiKey);
+  /** The last to call comes last. */
+  const provedFrom = new Set<string>();
+  const prove = (key: string, address: string): boolean => {
+    if (!isSetting(key)) return false;
+    provedFrom.delete(address);
+    provedFrom.add(address);
+    for (const oldest of provedFrom) {
+      if (provedFrom.size <= PROVED_FROM_MAX) break;
+      provedFrom.delete(oldest);
+    }
+    return true;
+  };
+  return { prove, remembers: (key, address) => provedFrom.has(address) && prove(key, address) };
 }
 
 /** Takes the same time whatever the candidate's length and content. */

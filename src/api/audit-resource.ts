@@ -10,7 +10,7 @@ export const auditEntrySchema = z
     at: time(),
     action: z.string().openapi({
       description:
-        'pause, resume, resync, reconcile, publish_now, retry_parked, hold, release, withdraw, set_override, end_override, sync_all, backfill, cancel',
+        'pause, resume, resync, reconcile, publish_now, retry_parked, hold, release, withdraw, set_override, end_override, sync_all, backfill, cancel, create_key, rotate_key, revoke_key',
       example: 'hold',
     }),
     actor: z.string().openapi({

@@ -4,10 +4,13 @@ import type pg from 'pg';
 import { describeError } from '../errors.ts';
 import { type Listener, startListening } from '../listen.ts';
 import type { Logger } from '../log.ts';
+import { type Database, inTransaction, query } from '../postgres.ts';
 import { type LiveSnapshot, readLive } from '../store/live.ts';
 import { EventBuffer } from './event-buffer.ts';
 
 const STATUS_EVERY_MS = 1_000;
+/** What was read this recently is told again to whoever comes; less than a turn, so that no turn tells the last one's. */
+const STATUS_KEPT_MS = 900;
 const LOOK_EVERY_MS = 250;
 const HEARTBEAT_EVERY_MS = 15_000;
 /** PostgreSQL counts as away when it does not answer within this. */
@@ -28,7 +31,7 @@ const changedSchema = z.object({
 interface FeedContext {
   pool: pg.Pool;
   log: Logger;
-  readStatus: () => Promise<object>;
+  readStatus: (db: Database) => Promise<object>;
 }
 
 /**
@@ -43,6 +46,9 @@ export class LiveFeed {
   readonly #shown = new Map<string, number>();
   /** By booking, when the change was committed that MongoDB has not confirmed yet. */
   readonly #awaited = new Map<string, Date>();
+  /** At most one is under way: where PostgreSQL is slow, asking more often would make it slower. */
+  #reading: Promise<object> | undefined;
+  #status: { at: number; value: object } | undefined;
   #running: { stop: () => Promise<void> } | undefined;
 
   constructor(ctx: FeedContext) {
@@ -120,11 +126,25 @@ export class LiveFeed {
 
   async #readStatus(): Promise<object> {
     try {
-      return { available: true, ...(await within(this.#ctx.readStatus())) };
+      if (this.#status === undefined || performance.now() - this.#status.at > STATUS_KEPT_MS) {
+        this.#reading ??= this.#askStatus().finally(() => {
+          this.#reading = undefined;
+        });
+        this.#status = { value: await within(this.#reading), at: performance.now() };
+      }
+      return { available: true, ...this.#status.value };
     } catch (error) {
       this.#ctx.log.debug({ error: describeError(error) }, 'status for watchers cannot be read');
       return { available: false };
     }
+  }
+
+  /** PostgreSQL itself gives up on what nobody waits for any more. */
+  async #askStatus(): Promise<object> {
+    return inTransaction(this.#ctx.pool, async (client) => {
+      await query(client, `set local statement_timeout to ${READ_MS_MAX}`);
+      return this.#ctx.readStatus(client);
+    });
   }
 
   async #tellChanges(signal: AbortSignal): Promise<void> {

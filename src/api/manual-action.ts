@@ -67,10 +67,17 @@ export async function readSnapshot(
   return snapshot === undefined ? null : toSnapshotResource(snapshot);
 }
 
+const REASON_LIMITS = 'is needed: 1 to 500 characters';
+
 /** Why somebody does something by hand; it is kept in the audit log. */
-export const reasonField = z.string().trim().min(1).max(500).openapi({
-  description: 'Why; kept in the audit log.',
-  example: 'buyer disputes the weight',
-});
+export const reasonField = z
+  .string(REASON_LIMITS)
+  .trim()
+  .min(1, REASON_LIMITS)
+  .max(500, REASON_LIMITS)
+  .openapi({
+    description: 'Why; kept in the audit log.',
+    example: 'buyer disputes the weight',
+  });
 
 export const withReason = z.strictObject({ reason: reasonField }).openapi('WithReason');

@@ -49,6 +49,8 @@ const bodySchema = z
     reason: reasonField,
     expires_at: z.iso
       .datetime({ offset: true })
+      // With an offset it may name an instant that has no such text in UTC.
+      .refine((text) => new Date(text).getUTCFullYear() <= 9_999, 'must be before the year 10000 in UTC')
       .nullable()
       .optional()
       .openapi({ format: 'date-time', example: '2026-03-08T00:00:00Z' }),

@@ -4,8 +4,8 @@ import { createRequire } from 'node:module';
 import { dirname, extname, join } from 'node:path';
 import type { OpenAPIHono } from '@hono/zod-openapi';
 import { etag, RETAINED_304_HEADERS } from 'hono/etag';
-import { secureHeaders } from 'hono/secure-headers';
 import type { ApiEnv } from './context.ts';
+import { pageHeaders } from './page-headers.ts';
 import { ProblemError } from './problem.ts';
 
 const OWN_FILES = join(import.meta.dirname, 'page');
@@ -25,26 +25,7 @@ const FILES: ReadonlyMap<string, string> = new Map([
   ['uplot.css', join(UPLOT, 'dist/uPlot.min.css')],
 ]);
 
-/**
- * Nothing from another address, nothing inline, no code made of text: what the API answers cannot become part of the
- * page's code, whatever a farmer wrote into a field.
- */
-const PAGE_HEADERS = secureHeaders({
-  strictTransportSecurity: false,
-  xFrameOptions: 'DENY',
-  contentSecurityPolicy: {
-    defaultSrc: ["'none'"],
-    scriptSrc: ["'self'"],
-    styleSrc: ["'self'"],
-    imgSrc: ["'self'", 'data:'],
-    connectSrc: ["'self'"],
-    formAction: ["'none'"],
-    baseUri: ["'none'"],
-    frameAncestors: ["'none'"],
-    requireTrustedTypesFor: ["'script'"],
-    trustedTypes: ["'none'"],
-  },
-});
+const PAGE_HEADERS = pageHeaders({ trustedTypes: true });
 
 /** A 304 has the id of its request as well. */
 const unlessUnchanged = () => etag({ retainedHeaders: [...RETAINED_304_HEADERS, 'x-request-id'] });

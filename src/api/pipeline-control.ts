@@ -108,6 +108,9 @@ export function mountPipelineControl(app: OpenAPIHono<ApiEnv>, ctx: RouteContext
   app.openapi(resyncRoute, async (c) => {
     const { reason } = c.req.valid('json');
     const resyncId = await act(ctx, c, (client) => resyncAll(client, reason));
-    return c.json({ success: true as const, message: 'everything is recomputed', resync_id: resyncId }, 200);
+    return c.json(
+      { success: true as const, message: 'everything is being recomputed', resync_id: resyncId },
+      200,
+    );
   });
 }

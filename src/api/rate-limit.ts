@@ -84,7 +84,7 @@ function rateLimited(counted: RateLimiterRes, what: string): ProblemError {
  * Where the call comes from: the connection, not what a header says. Of IPv6 the network, which one caller has whole.
  * Behind a proxy all calls come from the proxy.
  */
-function addressOf(c: Context<ApiEnv>): string {
+export function addressOf(c: Context<ApiEnv>): string {
   const env = c.env as { incoming?: { socket?: { remoteAddress?: string } } } | undefined;
   const address = env?.incoming?.socket?.remoteAddress ?? 'unknown';
   return isIPv6(address) && !address.startsWith('::ffff:') ? networkOf(address) : address;

@@ -73,7 +73,9 @@ export function mountSyncAll(app: OpenAPIHono<ApiEnv>, ctx: RouteContext): void 
     // Should this process end after that, the pipeline publishes them.
     const bookingIds = await act(ctx, c, async (client) => {
       const due = await findUnpublished(client, SNAPSHOTS_MAX);
-      await recordAction(client, { action: 'sync_all', details: { snapshots: due.length } });
+      if (due.length > 0) {
+        await recordAction(client, { action: 'sync_all', details: { snapshots: due.length } });
+      }
       return due;
     });
     return c.json(await publishAll(ctx, bookingIds), 200);

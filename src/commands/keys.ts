@@ -43,7 +43,9 @@ export async function runKeysList(config: Config, log: Logger, { json }: { json:
 /** `market-sync keys revoke`: ends a key. */
 export async function runKeysRevoke(config: Config, log: Logger, given: string): Promise<void> {
   const prefix = readPrefix(given);
-  const outcome = await withRunningDatabase(config, log, (pool) => revokeKey(pool, prefix));
+  const outcome = await withRunningDatabase(config, log, (pool) =>
+    revokeKey(pool, { prefix, revokedBy: findUser() }),
+  );
   if (outcome === 'unknown') throw unknownKey(prefix);
   process.stdout.write(
     outcome === 'revoked' ? `revoked ${prefix}, in force within 5 s\n` : `${prefix} was revoked already\n`,
@@ -120,7 +122,7 @@ function readPrefix(text: string): string {
 const unknownKey = (prefix: string): SettingsError =>
   new SettingsError(`${prefix}: there is no such key. See: market-sync keys list`);
 
-/** Who makes a key: whoever runs the command, as this machine knows them. */
+/** Who makes or ends a key: whoever runs the command, as this machine knows them. */
 function findUser(): string {
   try {
     return userInfo().username;
@@ -131,7 +133,8 @@ function findUser(): string {
 
 function describeKeys(keys: KeyRecord[]): string {
   if (keys.length === 0) return 'no keys\n';
-  const time = (at: Date | null, otherwise: string) => at?.toISOString().slice(0, 16) ?? otherwise;
+  const time = (at: Date | null, otherwise: string) =>
+    at === null ? otherwise : `${at.toISOString().slice(0, 19)}Z`;
   const rows = [
     ['prefix', 'name', 'role', 'state', 'expires', 'last used', 'created', 'by'],
     ...keys.map((key) => [

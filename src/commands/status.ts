@@ -38,7 +38,7 @@ export function describeStatus(status: Status, { colour }: { colour: boolean }):
     ],
     [
       'publisher',
-      `${publisher.claims} in work, last confirmed ${publisher.last_confirmed_at?.slice(0, 16).replace('T', ' ') ?? 'not within a day'}${publisher.behind_seconds === null ? '' : `, ${formatSeconds(publisher.behind_seconds)} behind`}`,
+      `${publisher.claims} in work, last confirmed ${describeMinute(publisher.last_confirmed_at)}${publisher.behind_seconds === null ? '' : `, ${formatSeconds(publisher.behind_seconds)} behind`}`,
     ],
     [
       'snapshots',
@@ -86,6 +86,10 @@ function describeSlot({ slot }: Status, tone: (name: Tone, text: string) => stri
   if (slot.name === null || slot.state === 'missing') return `${slot.name ?? 'none yet'}, ${state}`;
   return `${slot.name}, ${state}, ${slot.active ? 'streaming' : 'not streaming'}, WAL ${slot.wal_status ?? 'unknown'}, ${formatBytes(slot.retained_wal_bytes)} retained${safe}`;
 }
+
+/** It is known to the minute only, and says so. */
+const describeMinute = (minute: string | null): string =>
+  minute === null ? 'not within a day' : `in the minute of ${minute.slice(0, 16)}Z`;
 
 /** The shortest window in which anything was measured. */
 function describeLatency(latency: Latency[]): string {

@@ -1,6 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import type pg from 'pg';
 import { type Database, inTransaction, query } from '../postgres.ts';
+import { recordAction } from './manual-actions.ts';
 
 /** What a caller may do; each may all that the ones before it may. */
 export const ROLES = ['reader', 'operator', 'admin'] as const;
@@ -60,21 +61,24 @@ export interface NewKey {
 
 /**
  * Makes a key. Its text is answered here and kept nowhere. Names tell callers apart in the audit: undefined when an
- * active key has this one.
+ * active key has this one. What people do with keys is audited too, in the same transaction, as of the database's login.
  */
 export async function createKey(pool: pg.Pool, made: NewKey): Promise<string | undefined> {
   const { prefix, secret } = makeKey();
-  const rows = await whileNoOther(pool, (db) =>
-    query(
+  const { name, role, createdBy: by } = made;
+  return whileNoOther(pool, async (db) => {
+    const rows = await query(
       db,
       `insert into market_sync.api_key (prefix, secret_hash, name, role, created_by, expires_at)
-     select $1, $2, $3, $4, $5, clock_timestamp() + make_interval(secs => $6)
-     where not exists (select from market_sync.api_key where name = $3 and ${ACTIVE})
-     returning prefix`,
-      [prefix, hashSecret(secret), made.name, made.role, made.createdBy, made.expiresInSeconds ?? null],
-    ),
-  );
-  return rows.length === 0 ? undefined : `${prefix}_${secret}`;
+       select $1, $2, $3, $4, $5, clock_timestamp() + make_interval(secs => $6)
+       where not exists (select from market_sync.api_key where name = $3 and ${ACTIVE})
+       returning prefix`,
+      [prefix, hashSecret(secret), name, role, by, made.expiresInSeconds ?? null],
+    );
+    if (rows.length === 0) return undefined;
+    await recordAction(db, { action: 'create_key', details: { prefix, name, role, by } });
+    return `${prefix}_${secret}`;
+  });
 }
 
 /** Names are looked for and then given: of two who make keys at once the second waits. Calls read on. */
@@ -101,18 +105,26 @@ export const listKeys = (db: Database): Promise<KeyRecord[]> =>
 export type RevokeOutcome = 'revoked' | 'was_revoked' | 'unknown';
 
 /** Ends a key now. Processes that have seen it within the last 5 s take it that much longer. */
-export async function revokeKey(db: Database, prefix: string): Promise<RevokeOutcome> {
-  const rows = await query<{ first: boolean }>(
-    db,
-    `with known as (select prefix, revoked_at from market_sync.api_key where prefix = $1 for update),
-     revoked as (
-       update market_sync.api_key k set revoked_at = clock_timestamp()
-       from known where k.prefix = known.prefix and known.revoked_at is null)
-     select revoked_at is null as first from known`,
-    [prefix],
-  );
-  if (rows[0] === undefined) return 'unknown';
-  return rows[0].first ? 'revoked' : 'was_revoked';
+export async function revokeKey(
+  pool: pg.Pool,
+  { prefix, revokedBy: by }: { prefix: string; revokedBy: string },
+): Promise<RevokeOutcome> {
+  return inTransaction(pool, async (client) => {
+    const rows = await query<{ first: boolean; name: string; role: Role }>(
+      client,
+      `with known as (select prefix, name, role, revoked_at from market_sync.api_key where prefix = $1 for update),
+       revoked as (
+         update market_sync.api_key k set revoked_at = clock_timestamp()
+         from known where k.prefix = known.prefix and known.revoked_at is null)
+       select revoked_at is null as first, name, role from known`,
+      [prefix],
+    );
+    if (rows[0] === undefined) return 'unknown';
+    const { first, name, role } = rows[0];
+    if (!first) return 'was_revoked';
+    await recordAction(client, { action: 'revoke_key', details: { prefix, name, role, by } });
+    return 'revoked';
+  });
 }
 
 export type RotateOutcome =
@@ -128,8 +140,14 @@ export async function rotateKey(
   { prefix, overlapSeconds, createdBy }: { prefix: string; overlapSeconds: number; createdBy: string },
 ): Promise<RotateOutcome> {
   const made = makeKey();
-  const rows = await whileNoOther(pool, (db) =>
-    query<{ name: string; role: Role; active: boolean; replaced: boolean; old_expires_at: Date }>(
+  const row = await whileNoOther(pool, async (db) => {
+    const rows = await query<{
+      name: string;
+      role: Role;
+      active: boolean;
+      replaced: boolean;
+      old_expires_at: Date;
+    }>(
       db,
       `with old as (
          select name, role, expires_at, created_at, (${ACTIVE}) as active,
@@ -149,9 +167,14 @@ export async function rotateKey(
        select old.name, old.role, old.active, old.replaced, ended.expires_at as old_expires_at
        from old left join ended on true`,
       [prefix, made.prefix, hashSecret(made.secret), createdBy, overlapSeconds],
-    ),
-  );
-  const row = rows[0];
+    );
+    if (rows[0]?.active === true && !rows[0].replaced) {
+      const { name, role } = rows[0];
+      const details = { prefix: made.prefix, replaces: prefix, name, role, by: createdBy };
+      await recordAction(db, { action: 'rotate_key', details });
+    }
+    return rows[0];
+  });
   if (row === undefined) return { outcome: 'unknown' };
   if (!row.active) return { outcome: 'not_active' };
   if (row.replaced) return { outcome: 'replaced' };

@@ -22,6 +22,16 @@ export interface AuditPage {
   next: number | undefined;
 }
 
+const ENTRIES = `select id, at, action, actor, db_user, via, booking_ids, reason, details, request_id
+  from market_sync.audit_log`;
+
+// Found by the booking first: for one with few entries the planner would rather walk backwards through all there are.
+const ENTRIES_OF_BOOKING = `
+  with entry as materialized (select id from market_sync.audit_log where booking_ids @> array[$3::uuid])
+  ${ENTRIES}
+  where id in (select id from entry where ($1::bigint is null or id < $1) order by id desc limit $2)
+  order by id desc`;
+
 /** The audit log, newest first, of one booking or of all; at most `limit` entries with an id below `before`. */
 export async function listAudit(
   db: Database,
@@ -29,11 +39,10 @@ export async function listAudit(
 ): Promise<AuditPage> {
   const rows = await query<AuditEntry & Record<string, unknown>>(
     db,
-    `select id, at, action, actor, db_user, via, booking_ids, reason, details, request_id
-     from market_sync.audit_log
-     where ($1::uuid is null or booking_ids @> array[$1::uuid]) and ($2::bigint is null or id < $2)
-     order by id desc limit $3`,
-    [bookingId ?? null, before ?? null, limit + 1],
+    bookingId === undefined
+      ? `${ENTRIES} where ($1::bigint is null or id < $1) order by id desc limit $2`
+      : ENTRIES_OF_BOOKING,
+    [before ?? null, limit + 1, ...(bookingId === undefined ? [] : [bookingId])],
   );
   const entries = rows.slice(0, limit);
   return { entries, next: rows.length > limit ? entries.at(-1)?.id : undefined };

@@ -36,7 +36,7 @@ export interface Metrics {
   slot_safe_wal_bytes: number | null;
   to_publish: number;
   parked: number;
-  /** Always the six states of the view. */
+  /** Always the six states of the view; a count of 100,001 says that there are more. */
   queue: { state: string; count: number; oldest_seconds: number | null }[];
   /** Always the four kinds. */
   activity: Record<'reconcile' | 'publish' | 'failure' | 'redelivery', Activity>;
@@ -49,7 +49,7 @@ export interface Metrics {
 /** Ours are a handful of queues, of six states each; whoever adds others to pg-boss does not swell every answer. */
 const JOB_COUNTS_MAX = 120;
 
-/** One statement, so that the figures are of one moment. What it counts are partial indexes that hold little when all is well. */
+/** One statement, so that the figures are of one moment. What waits is counted up to a bound, see the view queue. */
 export async function readMetrics(db: Database): Promise<Metrics> {
   const rows = await query<{ metrics: Metrics }>(
     db,
@@ -61,19 +61,17 @@ export async function readMetrics(db: Database): Promise<Metrics> {
        'slot_state', s.slot_state, 'slot_active', s.slot_active,
        'slot_retained_wal_bytes', s.retained_wal_bytes, 'slot_safe_wal_bytes', s.safe_wal_bytes,
        'to_publish', s.to_publish, 'parked', s.parked,
-       'queue', (
-         select jsonb_agg(jsonb_build_object(
-           'state', state, 'count', count, 'oldest_seconds', round(extract(epoch from oldest_age), 3)))
-         from market_sync.queue),
+       'queue', s.queue,
        'activity', (
          select jsonb_object_agg(kind, jsonb_build_object(
            'events', events, 'items', items, 'changed', changed, 'busy_seconds', busy_ms / 1000))
          from (
-           select kind, coalesce(sum(events), 0) as events, coalesce(sum(items), 0) as items,
+           select kind.kind, coalesce(sum(events), 0) as events, coalesce(sum(items), 0) as items,
              coalesce(sum(changed), 0) as changed, coalesce(sum(busy_ms), 0) as busy_ms
            from unnest(array['reconcile', 'publish', 'failure', 'redelivery']) kind
-           left join market_sync.activity using (kind)
-           group by kind) activity),
+           left join market_sync.activity on activity.kind = kind.kind
+             or (kind.kind = 'failure' and activity.kind = 'refusal')
+           group by kind.kind) activity),
        'latency', (
          select coalesce(jsonb_agg(jsonb_build_object(
            'stage', stage, 'bucket', bucket, 'count', count, 'sum_seconds', sum_ms / 1000) order by stage, bucket), '[]')

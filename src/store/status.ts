@@ -38,7 +38,7 @@ export interface Status {
   };
   /**
    * `total` and `ended` (completed or withdrawn) are estimates beyond 100,000. `on_market`: all but those and the held ones;
-   * `to_publish` of all of them have a revision that MongoDB has not confirmed.
+   * `to_publish` of all of them have a revision that MongoDB has not confirmed. Of what waits 100,001 are counted at most.
    */
   snapshots: {
     total: number;
@@ -59,6 +59,7 @@ export interface Status {
 
 interface QueueState {
   state: 'to_publish' | 'in_work' | 'waiting_for_retry' | 'parked' | 'held' | 'due_for_refresh';
+  /** 100,001 says that there are more. */
   count: number;
   oldest_at: string | null;
   oldest_seconds: number | null;
@@ -104,10 +105,7 @@ const STATUS = `
       'requested_at', market_sync.iso(s.resync_requested_at)) end,
     'versions', jsonb_build_object(
       'migration', s.migration, 'postgres', s.postgres_version, 'pg_boss', s.pg_boss_version),
-    'queue', (
-      select jsonb_agg(jsonb_build_object('state', q.state, 'count', q.count, 'oldest_at', market_sync.iso(q.oldest_at),
-        'oldest_seconds', round(extract(epoch from q.oldest_age), 3)))
-      from market_sync.queue q),
+    'queue', s.queue,
     'latency', (
       select jsonb_agg(to_jsonb(l) order by l.stage desc, l.window_minutes) from market_sync.latency l)) as status
   from market_sync.status s`;

@@ -8,6 +8,11 @@ import type { AskedQueue } from '../queue-schema.ts';
 // pg-boss with the same id has it worked, in whichever pipeline process. One of a kind is open at a time.
 
 export type TaskKind = 'sync_all' | 'backfill';
+
+/** Locks by which one task of a kind is made at a time. Of two numbers: keys of one are the application's. */
+const LOCK_CLASS = 5503;
+const LOCK: Record<TaskKind, number> = { sync_all: 1, backfill: 2 };
+
 type TaskState = 'queued' | 'running' | 'done' | 'failed' | 'cancelled';
 
 /** What came of one booking. */
@@ -54,7 +59,7 @@ export async function requestTask(
   { kind, requestedBy }: { kind: TaskKind; requestedBy: string },
 ): Promise<{ task: Task; isNew: boolean }> {
   // Of two who ask at once, one makes the task and the other finds it.
-  await query(client, `select pg_advisory_xact_lock(hashtext('market_sync.task ' || $1))`, [kind]);
+  await query(client, 'select pg_advisory_xact_lock($1, $2)', [LOCK_CLASS, LOCK[kind]]);
   await closeLostTasks(client);
   const open = await query<TaskRow>(
     client,

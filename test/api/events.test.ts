@@ -1,7 +1,9 @@
 import { OpenAPIHono } from '@hono/zod-openapi';
+import type { Context } from 'hono';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { answerError } from '../../src/api/answer-error.ts';
 import { createApi } from '../../src/api/app.ts';
+import type { Caller } from '../../src/api/caller.ts';
 import type { ApiEnv, RouteContext } from '../../src/api/context.ts';
 import { EventBuffer } from '../../src/api/event-buffer.ts';
 import { mountEvents, type StreamLimits } from '../../src/api/events.ts';
@@ -181,6 +183,34 @@ test('of very many changes at once some are told, and what anybody notifies by h
   expect(stream.of('change').length).toBeLessThan(100);
 });
 
+test('while PostgreSQL is slow one status is asked for at a time, and given up there too', async () => {
+  const { pool } = api.database;
+  const asked = async (): Promise<number> =>
+    (
+      await query(
+        pool,
+        `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+           and query like '%s.consumer_state%' and pid <> pg_backend_pid()`,
+      )
+    ).length;
+  const client = await pool.connect();
+  let most = 0;
+  try {
+    await client.query('begin; lock table market_sync.latency_histogram in access exclusive mode');
+    const stream = await open();
+    await until('it was away three times', async () => {
+      most = Math.max(most, await asked());
+      return stream.of('status').filter((data) => data.available === false).length >= 3;
+    });
+    expect(most).toBe(1);
+    await stream.close();
+    await until('nothing is asked any more', async () => (await asked()) === 0);
+  } finally {
+    await client.query('rollback');
+    client.release();
+  }
+});
+
 test('while PostgreSQL is away the status says so, and the stream goes on by itself when it is back', async () => {
   const proxy = await startProxy(api.database.url);
   const pool = createPool({
@@ -217,18 +247,24 @@ test('while PostgreSQL is away the status says so, and the stream goes on by its
 /** The route alone, with limits that a test can reach. */
 function mountAlone(
   limits: Partial<StreamLimits>,
-  authenticate: () => void = () => undefined,
+  authenticate: (c: Context<ApiEnv>) => Partial<Caller> | undefined = () => undefined,
 ): OpenAPIHono<ApiEnv> {
   const app = new OpenAPIHono<ApiEnv>();
   app.onError((error, c) => answerError(testLog(), error, c));
   app.use(async (c, next) => {
-    authenticate();
-    c.set('caller', { name: 'test', role: 'reader', via: 'local', expiresAt: undefined });
+    c.set('caller', { name: 'test', role: 'reader', via: 'local', expiresAt: undefined, ...authenticate(c) });
     await next();
   });
   mountSession(app);
   const ctx = { ...api.ctx, stopping: new AbortController().signal } as RouteContext;
-  mountEvents(app, ctx, { streamsMax: 100, checkEveryMs: 60_000, stalledMsMax: 60_000, ...limits });
+  mountEvents(app, ctx, {
+    streamsMax: 100,
+    callerStreamsMax: 100,
+    checkEveryMs: 60_000,
+    uncheckedMsMax: 60_000,
+    stalledMsMax: 60_000,
+    ...limits,
+  });
   return app;
 }
 
@@ -253,6 +289,30 @@ test('a stream too many is 503 with when to come again, and has its place once a
     new EventStream(response);
     return true;
   });
+});
+
+test('one caller has ten streams at most, and the others their places', async () => {
+  const app = mountAlone({ callerStreamsMax: 2 }, (c) => ({ name: c.req.header('x-api-key') ?? 'test' }));
+  const ask = (key: string) => app.request('/pipeline/events', { headers: { 'x-api-key': key } });
+  const [first] = [await open(app, { 'x-api-key': 'greedy' }), await open(app, { 'x-api-key': 'greedy' })];
+  const refused = await ask('greedy');
+  expect(refused.status).toBe(503);
+  expect(await refused.text()).toContain('too_many_streams');
+  await open(app, { 'x-api-key': 'other' });
+  await first?.close();
+  await until('the caller has its place back', async () => {
+    const response = await ask('greedy');
+    if (response.status !== 200) return false;
+    new EventStream(response);
+    return true;
+  });
+  expect((await ask('greedy')).status).toBe(503);
+
+  for (let at = 0; at < 10; at += 1) await open();
+  const whole = await api.app.request('/pipeline/events');
+  expect((await expectProblem(whole, 'too_many_streams')).detail).toContain(
+    '10 event streams of this caller',
+  );
 });
 
 test('I9: a reader that falls behind is dropped at once, and nothing is kept for it', async () => {
@@ -330,6 +390,7 @@ test('a stream ends once its key is refused, and goes on while nobody can say', 
   const app = mountAlone({ checkEveryMs: 50 }, () => {
     asked += 1;
     if (answer !== undefined) throw new ProblemError(answer, { detail: 'x' });
+    return undefined;
   });
   const stream = await open(app, { authorization: 'Bearer x' });
   answer = 'database_unavailable';
@@ -337,6 +398,51 @@ test('a stream ends once its key is refused, and goes on while nobody can say', 
   await until('it was asked again', () => asked > before + 2);
   expect(stream.ended).toBe(false);
   answer = 'key_refused';
+  await until('it has ended', () => stream.ended);
+});
+
+test('a stream ends when nobody could check its key for too long', async () => {
+  let away = false;
+  const app = mountAlone({ checkEveryMs: 20, uncheckedMsMax: 400 }, () => {
+    if (away) throw new ProblemError('identity_unavailable', { detail: 'x' });
+    return undefined;
+  });
+  const stream = await open(app);
+  const openedAt = performance.now();
+  await until('it has lasted longer than that', () => performance.now() - openedAt > 600);
+  expect(stream.ended).toBe(false);
+  away = true;
+  const awayAt = performance.now();
+  await until('it has ended', () => stream.ended);
+  expect(performance.now() - awayAt).toBeGreaterThan(300);
+});
+
+test('a stream ends when its key expires, asked about or not', async () => {
+  let expiresAt: Date | undefined = new Date(Date.now() + 300);
+  const app = mountAlone({}, () => ({ expiresAt }));
+  const expiring = await open(app);
+  // Further away than a timer can be set to.
+  expiresAt = new Date(Date.now() + 100 * 86_400_000);
+  const lasting = await open(app);
+  await until('it has ended', () => expiring.ended);
+  expect(lasting.ended).toBe(false);
+});
+
+test('a stream outlasts the limit of its own caller, not that of wrong keys', async () => {
+  let limited: 'caller' | 'address' | undefined;
+  let asked = 0;
+  const app = mountAlone({ checkEveryMs: 20 }, (c) => {
+    asked += 1;
+    if (limited === 'caller') c.header('ratelimit', '"caller";r=0;t=3');
+    if (limited !== undefined) throw new ProblemError('rate_limited', { detail: 'x' });
+    return undefined;
+  });
+  const stream = await open(app);
+  limited = 'caller';
+  const before = asked;
+  await until('it was asked again', () => asked > before + 2);
+  expect(stream.ended).toBe(false);
+  limited = 'address';
   await until('it has ended', () => stream.ended);
 });
 

@@ -34,6 +34,7 @@ async function newKey(role: Role = 'reader', expiresInSeconds?: number): Promise
 const prefixOf = (key: string): string => key.split('_')[0] ?? '';
 const ask = (key: string, { app = guarded, path = LIST } = {}) =>
   app.request(path, { headers: { authorization: `Bearer ${key}` } });
+const revoke = (prefix: string, pool = api.database.pool) => revokeKey(pool, { prefix, revokedBy: 'test' });
 const change = (set: string, key: string) =>
   query(api.database.pool, `update market_sync.api_key set ${set} where prefix = $1`, [prefixOf(key)]);
 
@@ -90,8 +91,8 @@ test('what is nearly a key is refused: another secret, prefix or form', async ()
 
 test('a revoked key and an expired one are refused', async () => {
   const [revoked, expired] = [await newKey(), await newKey()];
-  expect(await revokeKey(api.database.pool, prefixOf(revoked))).toBe('revoked');
-  expect(await revokeKey(api.database.pool, prefixOf(revoked))).toBe('was_revoked');
+  expect(await revoke(prefixOf(revoked))).toBe('revoked');
+  expect(await revoke(prefixOf(revoked))).toBe('was_revoked');
   await change(`expires_at = clock_timestamp() - interval '1 ms'`, expired);
   for (const key of [revoked, expired]) await expectProblem(await ask(key), 'key_refused');
 });
@@ -99,7 +100,7 @@ test('a revoked key and an expired one are refused', async () => {
 test('a key that was just used and is revoked ends within seconds', async () => {
   const key = await newKey();
   expect((await ask(key)).status).toBe(200);
-  await revokeKey(api.database.pool, prefixOf(key));
+  await revoke(prefixOf(key));
   await until('the key is refused', async () => (await ask(key)).status === 401);
 });
 
@@ -163,7 +164,7 @@ test('from the first key on, calls without one are refused, also after the last 
     await until('a call without a key is refused', async () => (await own.app.request(LIST)).status === 401);
     expect((await own.app.request('/healthz')).status).toBe(200);
     expect((await ask(key ?? '', { app: own.app })).status).toBe(200);
-    await revokeKey(own.database.pool, prefixOf(key ?? ''));
+    await revoke(prefixOf(key ?? ''), own.database.pool);
     await until('the key is refused', async () => (await ask(key ?? '', { app: own.app })).status === 401);
     await expectProblem(await own.app.request(LIST), 'key_refused');
   } finally {
@@ -219,13 +220,61 @@ test('two different keys in one call are refused although both are right', async
   expect((await guarded.request(LIST, { headers: { ...headers, 'x-api-key': one } })).status).toBe(200);
 });
 
+test('whoever makes, rotates or revokes a key is audited once, and nobody who changes nothing', async () => {
+  const { pool } = api.database;
+  await query(pool, 'truncate market_sync.manual_action');
+  const named = { name: 'audited', role: 'reader', expiresInSeconds: undefined, createdBy: 'ann' } as const;
+  const first = prefixOf((await createKey(pool, named)) ?? '');
+  await createKey(pool, named);
+  const rotate = (prefix: string) => rotateKey(pool, { prefix, overlapSeconds: 60, createdBy: 'ben' });
+  const rotated = await rotate(first);
+  if (rotated.outcome !== 'rotated') throw new Error(rotated.outcome);
+  const second = prefixOf(rotated.key);
+  for (const prefix of [first, 'msunknown']) await rotate(prefix);
+  for (const prefix of [second, second, 'msunknown']) await revokeKey(pool, { prefix, revokedBy: 'cid' });
+  await rotate(second);
+  const common = { name: 'audited', role: 'reader' };
+  const entries: unknown[] = await query(
+    pool,
+    `select action, via, actor = session_user as by_login, booking_ids, details from market_sync.manual_action order by id`,
+  );
+  expect(entries).toEqual(
+    [
+      ['create_key', { ...common, prefix: first, by: 'ann' }],
+      ['rotate_key', { ...common, prefix: second, replaces: first, by: 'ben' }],
+      ['revoke_key', { ...common, prefix: second, by: 'cid' }],
+    ].map(([action, details]) => ({ action, via: 'sql', by_login: true, booking_ids: null, details })),
+  );
+});
+
+test('a key that cannot be audited is not made', async () => {
+  const { pool } = api.database;
+  const key = await newKey();
+  const forbid = (how: string) =>
+    query(
+      pool,
+      `alter table market_sync.manual_action ${how} constraint nothing ${how === 'add' ? 'check (false) not valid' : ''}`,
+    );
+  const before = await listKeys(pool);
+  await forbid('add');
+  try {
+    const prefix = prefixOf(key);
+    await expect(newKey()).rejects.toThrow('nothing');
+    await expect(rotateKey(pool, { prefix, overlapSeconds: 0, createdBy: 'x' })).rejects.toThrow('nothing');
+    await expect(revoke(prefix)).rejects.toThrow('nothing');
+  } finally {
+    await forbid('drop');
+  }
+  expect(await listKeys(pool)).toEqual(before);
+});
+
 test('an active key has its name for itself, until it ends', async () => {
   const { pool } = api.database;
   const named = { name: 'the same', role: 'reader', expiresInSeconds: undefined, createdBy: 'test' } as const;
   const key = await createKey(pool, named);
   expect(key).toBeDefined();
   expect(await createKey(pool, named)).toBeUndefined();
-  await revokeKey(pool, prefixOf(key ?? ''));
+  await revoke(prefixOf(key ?? ''));
   expect(await createKey(pool, named)).toBeDefined();
 });
 
@@ -286,7 +335,7 @@ test('of two who rotate a key at once one makes the new one, and what has ended 
   expect(outcomes.toSorted()).toEqual(['replaced', 'rotated']);
   expect((await listKeys(pool)).filter(({ name }) => name === `key ${made}`)).toHaveLength(2);
   const ended = await newKey();
-  await revokeKey(pool, prefixOf(ended));
+  await revoke(prefixOf(ended));
   expect(await rotateKey(pool, { prefix: prefixOf(ended), overlapSeconds: 0, createdBy: 'test' })).toEqual({
     outcome: 'not_active',
   });

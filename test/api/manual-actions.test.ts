@@ -133,6 +133,7 @@ test('publish, reconcile, sync-all and retry write one audit row each, and none 
   const { bookingId } = await insertSnapshot(pool);
   await answerOf(call('POST', `${bookingId}/publish`));
   await answerOf(call('POST', `${bookingId}/reconcile`));
+  await insertSnapshot(pool);
   await answerOf(call('POST', 'sync-all'));
   await query(
     pool,
@@ -237,6 +238,11 @@ test.each([
   ['it has ended already', { grade: 'A', reason: 'x', expires_at: '2020-01-01T00:00:00Z' }, 'bad_argument'],
   ['the score is out of range', { quality_score: 101, reason: 'x' }, 'malformed_request'],
   ['the grade is too long', { grade: 'x'.repeat(17), reason: 'x' }, 'malformed_request'],
+  [
+    'its end has five digits in UTC',
+    { grade: 'A', reason: 'x', expires_at: '9999-12-31T23:59:59-23:59' },
+    'malformed_request',
+  ],
   ['no time of day', { grade: 'A', reason: 'x', expires_at: 'tomorrow' }, 'malformed_request'],
 ] as const)('an override is refused when %s, and nothing is written', async (_, body, code) => {
   const { bookingId } = await insertSnapshot(api.database.pool);
@@ -288,10 +294,10 @@ test('the history of a booking has its revisions and, page by page, what was don
     };
   const first = await page('?limit=3');
   expect(first.revisions.map(({ revision, status, cause }) => [revision, status, cause])).toEqual([
-    [5, 'ready_to_publish', 'own'],
-    [4, 'held', 'own'],
-    [3, 'ready_to_publish', 'own'],
-    [2, 'held', 'own'],
+    [5, 'ready_to_publish', 'manual'],
+    [4, 'held', 'manual'],
+    [3, 'ready_to_publish', 'manual'],
+    [2, 'held', 'manual'],
     [1, 'ready_to_publish', 'new'],
   ]);
   expect(first.actions.map((action) => action.reason)).toEqual(['release 1', 'hold 1', 'release 0']);

@@ -213,7 +213,7 @@ test('batches, failures and redeliveries are counted as PostgreSQL counted them,
   await query(
     pool,
     `select market_sync.record_activity('reconcile', 3, 70, 40, 1500), market_sync.record_activity('publish', 2, 39, 0, 250),
-       market_sync.record_activity('failure', 5, 5, 0, 0), market_sync.record_activity('redelivery', 1, 8, 0, 0)`,
+       market_sync.record_activity('failure', 3, 3, 0, 0), market_sync.record_activity('refusal', 2, 2, 0, 0), market_sync.record_activity('redelivery', 1, 8, 0, 0)`,
   );
   const after = await scrape();
   for (const [name, grown] of Object.entries(names)) {

@@ -76,11 +76,26 @@ test('an address that guesses is refused unlooked at; known callers and other ad
   for (let at = 0; at < 3; at += 1) await expectProblem(await ask(app, guess), 'key_refused');
   const refused = await ask(app, guess);
   expect(Number(refused.headers.get('retry-after'))).toBeGreaterThan(0);
+  // Which tells it from the limit of a caller that is known.
+  expect(refused.headers.has('ratelimit')).toBe(false);
   await expectProblem(refused, 'rate_limited');
   // A right one that was not seen lately is not looked at either: it could be the guess that hits.
   await expectProblem(await ask(app, unknown), 'rate_limited');
-  for (const key of [known, SETTING]) expect((await ask(app, key)).status).toBe(200);
+  expect((await ask(app, known)).status).toBe(200);
   expect((await ask(app, unknown, '192.0.2.99')).status).toBe(200);
+});
+
+test('guesses of API_KEY are refused unlooked at too, but where it was sent from before', async () => {
+  const app = build({ failuresPerMinute: 2 });
+  const [own, guesser] = ['192.0.2.1', '192.0.2.66'];
+  expect((await ask(app, SETTING, own)).status).toBe(200);
+  for (const from of [own, guesser]) {
+    for (let at = 0; at < 2; at += 1) await expectProblem(await ask(app, `guess ${at}`, from), 'key_refused');
+  }
+  await expectProblem(await ask(app, SETTING, guesser), 'rate_limited');
+  expect((await ask(app, SETTING, own)).status).toBe(200);
+  await expectProblem(await ask(app, 'another guess', own), 'rate_limited');
+  expect((await ask(app, SETTING, '192.0.2.99')).status).toBe(200);
 });
 
 test('addresses of one IPv6 network count as one, IPv4 in IPv6 as itself', async () => {

@@ -44,7 +44,8 @@ async function insertMany(count: number): Promise<void> {
   await reconcileBookings(api.database.pool, { bookingIds: rows.map((row) => row.id), now: undefined });
 }
 
-test('with nothing to publish it answers zeroes', async () => {
+test('with nothing to publish it answers zeroes, and nothing is audited', async () => {
+  const audited = () => query(api.database.pool, 'select action from market_sync.manual_action');
   expect(await syncAll()).toEqual({
     success: true,
     total: 0,
@@ -53,6 +54,10 @@ test('with nothing to publish it answers zeroes', async () => {
     pending: 0,
     results: [],
   });
+  expect(await audited()).toEqual([]);
+  await insertSnapshot(api.database.pool);
+  await syncAll();
+  expect(await audited()).toEqual([{ action: 'sync_all' }]);
 });
 
 test('it publishes what is unpublished, tombstones included, and nothing that is published', async () => {

@@ -90,7 +90,7 @@ test('status says in a few lines that all is well', () => {
       'consumer    active (host-1:4711)',
       'slot        market_sync, ok, streaming, WAL reserved, 16.0 MB retained',
       'checkpoint  0/1A2B3C4D, 0 s and 512 B behind, epoch 1, 0 malformed messages',
-      'publisher   0 in work, last confirmed 2026-11-24 23:00',
+      'publisher   0 in work, last confirmed in the minute of 2026-11-24T23:00Z',
       'snapshots   1234 in all, 1000 on the market, 234 ended, 0 to publish, 0 parked, 0 held, 0 due for refresh',
       'latency     commit to snapshot: p50 4.2 ms, p95 9 ms, p99 12.6 ms, max 31.7 ms (7 in 15 min)',
       '            commit to listing: nothing measured within an hour',

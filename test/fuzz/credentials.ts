@@ -79,7 +79,7 @@ async function makeKey(pool: pg.Pool, { name, role }: { name: string; role: Role
 
 async function makeRevoked(pool: pg.Pool): Promise<string> {
   const key = await makeKey(pool, { name: 'revoked', role: 'admin' });
-  await revokeKey(pool, key.split('_')[0] ?? '');
+  await revokeKey(pool, { prefix: key.split('_')[0] ?? '', revokedBy: 'fuzz' });
   return key;
 }
 

@@ -158,14 +158,27 @@ const takesWhatIsValid: Promised = ({ request }, { problem }) => {
     : undefined;
 };
 
+/** Whether it carries one good Idempotency-Key, where that counts. */
+export function isRepeatable({ method, headers }: FuzzRequest): boolean {
+  const keys = headers.filter(([name]) => name.toLowerCase() === 'idempotency-key');
+  return (
+    ['POST', 'PUT', 'DELETE'].includes(method) &&
+    keys.length === 1 &&
+    /^[\x21-\x7e]{1,255}$/.test(keys[0]?.[1] ?? '')
+  );
+}
+
 /** The second of two exchanges with one Idempotency-Key is the first one's answer, after it was done. */
 export function isSameAnswer(first: Answer, second: Answer): string | undefined {
   if (first.status >= 300) return undefined;
-  if (second.headers.get('idempotency-replayed') !== 'true') return 'the same call with its key is not a replay';
+  if (second.headers.get('idempotency-replayed') !== 'true')
+    return 'the same call with its key is not a replay';
   for (const name of ['content-type', 'etag', 'location']) {
     if (first.headers.get(name) !== second.headers.get(name)) return `a replay with another ${name}`;
   }
-  return second.status === first.status && second.body.equals(first.body) ? undefined : 'a replay of another answer';
+  return second.status === first.status && second.body.equals(first.body)
+    ? undefined
+    : 'a replay of another answer';
 }
 
 const isReplay = ({ answer }: Exchange): boolean => answer.headers.get('idempotency-replayed') === 'true';
@@ -182,17 +195,24 @@ const changesNothing: Promised = (exchange, { problem, match }) => {
   return undefined;
 };
 
-/** Asking for a backfill while there is one finds it, and does nothing else. */
-const isFound = ({ before, after }: Exchange, match: Match | undefined): boolean =>
-  match?.operation.id === 'backfill' &&
-  after.tasks === before.tasks &&
-  after.fingerprint === before.fingerprint;
+/**
+ * What there was nothing to do for is not audited: a backfill while there is one, a sync-all of nothing. One that the
+ * pipeline was quicker than has found something, and is.
+ */
+function mayHaveDoneNothing({ answer, before, after }: Exchange, match: Match | undefined): boolean {
+  if (after.fingerprint !== before.fingerprint) return false;
+  if (match?.operation.id === 'backfill') return after.tasks === before.tasks;
+  return (
+    match?.operation.id === 'syncAll' && /^\{"success":true,"total":0,/.test(answer.body.toString('utf8'))
+  );
+}
 
 const auditsOnce: Promised = (exchange, { problem, match }) => {
   const { request, answer, before, after } = exchange;
   const isDone = answer.status < 300 || FAILED_ATTEMPTS.includes(problem.code ?? '');
-  if (!isDone || isSafe(request.method) || isReplay(exchange) || isFound(exchange, match)) return undefined;
+  if (!isDone || isSafe(request.method) || isReplay(exchange)) return undefined;
   const [action, ...others] = after.newActions;
+  if (action === undefined && mayHaveDoneNothing(exchange, match)) return undefined;
   if (action === undefined) return `a ${answer.status} to ${match?.operation.id} is not audited`;
   if (others.length > 0 || after.audited !== before.audited + 1) return 'it is audited more than once';
   const { actor } = request.credential;

@@ -19,7 +19,7 @@ export interface Answer {
 }
 
 /** Longest that any answer may take. */
-export const ANSWER_MS_MAX = 5_000;
+const ANSWER_MS_MAX = 5_000;
 
 /**
  * Sends one request on a connection of its own and reads the whole answer; of an event stream what comes first, and

@@ -129,11 +129,13 @@ export const allBookings = ({ live, ...others }: Bookings): string[] => [...live
 /** Brings back what actions have taken away, so that the next ones can be done; audited as done in SQL. */
 export async function restore({ pool, bookings }: World): Promise<void> {
   await query(pool, `select market_sync.resume() from market_sync.checkpoint where paused_at is not null`);
-  await query(
-    pool,
-    `select market_sync.release(array[booking_id]) from market_sync.manual_state order by booking_id`,
-  );
-  await query(pool, 'select market_sync.end_override(booking_id) from market_sync.override');
+  // Each in a transaction of its own: several that lock one booking after another could wait for a publisher in a circle.
+  const release =
+    'select market_sync.release(array_agg(booking_id)) from market_sync.manual_state having count(*) > 0';
+  await query(pool, release);
+  const overridden = await query<{ booking_id: string }>(pool, 'select booking_id from market_sync.override');
+  for (const { booking_id } of overridden)
+    await query(pool, 'select market_sync.end_override($1)', [booking_id]);
   const parked = async (): Promise<boolean> => {
     const rows = await query(pool, 'select from market_sync.parked where booking_id = any ($1)', [
       [bookings.uncomputable, bookings.unpublishable],
@@ -164,7 +166,7 @@ export interface State {
   revisions: number;
 }
 
-export interface AuditedAction {
+interface AuditedAction {
   id: number;
   action: string;
   actor: string;

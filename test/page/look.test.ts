@@ -37,7 +37,7 @@ describe.skipIf(withoutBrowser)('how the page looks', () => {
     await stage?.stop();
   });
 
-  /** An overview and a booking with something in every part, and a dialog. */
+  /** An overview, a list and a booking with something in every part, and a dialog. */
   const views: { name: string; open: (page: Page) => Promise<void> }[] = [
     {
       name: 'overview',
@@ -56,6 +56,13 @@ describe.skipIf(withoutBrowser)('how the page looks', () => {
           await nextFigures(page);
         }
         await page.locator('#changes .outcome[data-done="true"]').nth(12).waitFor();
+      },
+    },
+    {
+      name: 'found',
+      open: async (page) => {
+        await page.goto(`${stage.url}/#/find/${CROPS[0]}`);
+        await page.locator('#found-body tbody tr').first().waitFor();
       },
     },
     {

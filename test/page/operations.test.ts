@@ -105,8 +105,27 @@ describe.skipIf(withoutBrowser)('what is done on the page', () => {
     ]);
 
     await page.goto(`${stage.url}/#/booking/${bookingId}`);
-    await page.locator('#history li[data-kind="action"]', { hasText: 'second inspection' }).waitFor();
-    await page.locator('#history li[data-kind="revision"]').first().waitFor();
+    const entry = (text: string) => page.locator('#history li[data-kind="action"]', { hasText: text });
+    await entry('second inspection').waitFor();
+    // What somebody did and the revision it made are one entry, with what buyers saw.
+    expect(await entry('second inspection').textContent()).toMatch(/^Heldby handheld“.*revision 2$/);
+    expect(await entry('all is well').textContent()).toMatch(/^Releasedby handon the market“.*revision 3$/);
+    const revisions = page.locator('#history li[data-kind="revision"]');
+    expect(await revisions.allTextContents()).toEqual([
+      expect.stringMatching(/^Revision 1on the marketFirst computed\d\d:\d\d:\d\d$/),
+    ]);
+
+    // One whose action is not known stands alone; what is not of today has its date.
+    await query(
+      stage.scene.database.pool,
+      `update market_sync.revision set at = at - interval '2 days' where booking_id = $1 and revision = 2`,
+      [bookingId],
+    );
+    await page.reload();
+    await page.getByText('Changed by hand').waitFor();
+    expect((await revisions.allTextContents()).at(-1)).toMatch(
+      /^Revision 2heldChanged by hand\w+ \d+, \d{4}, /,
+    );
   });
 
   test('a withdrawn listing is frozen until it is released, and says so on its page', async () => {
@@ -191,6 +210,9 @@ describe.skipIf(withoutBrowser)('what is done on the page', () => {
       await page.locator('#found-body a[title]').waitFor();
       expect(await page.locator('#found-body a[title]').getAttribute('title')).toBe(booked.bookingId);
     }
+    await page.getByRole('link', { name: 'Back to the overview' }).click();
+    await page.locator('#overview').waitFor();
+    expect(await page.getByLabel('Find a booking').inputValue()).toBe('');
     await find('Unheard-of unicorn');
     await page.getByText('Nothing for crop').waitFor();
     await find('00000000-0000-4000-8000-000000000000');

@@ -287,6 +287,24 @@ test('a sync-all that is asked for while one is in work starts over, and finds w
   expect((await look(job.id)).state).toBe('done');
 });
 
+test('whoever asks for a task waits for nobody with an advisory lock of the application', async () => {
+  const { pool } = scene.database;
+  // Numbers of one key are the application's: of two keys classid is the first one, and objsubid 2.
+  const locks: unknown[] = await inTransaction(pool, async (client) => {
+    for (const kind of ['sync_all', 'backfill'] as const)
+      await requestTask(client, { kind, requestedBy: 'x' });
+    return query(
+      client,
+      `select classid::int, objid::int, objsubid from pg_locks
+       where locktype = 'advisory' and pid = pg_backend_pid() order by objid`,
+    );
+  });
+  expect(locks).toEqual([
+    { classid: 5503, objid: 1, objsubid: 2 },
+    { classid: 5503, objid: 2, objsubid: 2 },
+  ]);
+});
+
 test('a sync-all that is asked for just as one comes to its end is not lost', async () => {
   const { pool } = scene.database;
   await insertBookings(1_001, { computed: true });

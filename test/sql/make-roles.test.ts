@@ -132,6 +132,46 @@ test('a login that may make roles makes them itself', async () => {
   expect(await rolesThere()).toBe(6);
 });
 
+test('what the owner gives others by default, or gave them by hand, is taken back', async () => {
+  const { pool, superuser, logins } = await createShop();
+  const [app, other] = [await logins.create([]), await logins.create([])];
+  pools.push(app.pool, other.pool);
+  for (const objects of ['tables', 'sequences', 'functions', 'schemas'])
+    await query(pool, `alter default privileges grant all on ${objects} to ${app.name}`);
+  await query(pool, `grant select on storage_bookings to ${app.name}`);
+  await migrate({ pool, sourceSchema: 'public', log: testLog() });
+  const given = (): Promise<unknown[]> =>
+    query(
+      superuser,
+      `select acl.grantee::regrole::text, acl.object from (
+         select (aclexplode(nspacl)).grantee, nspname::text from pg_namespace where nspname = 'market_sync'
+         union all
+         select (aclexplode(relacl)).grantee, oid::regclass::text from pg_class where relnamespace = 'market_sync'::regnamespace
+         union all
+         select (aclexplode(attacl)).grantee, attrelid::regclass || '.' || attname from pg_attribute
+         union all
+         select (aclexplode(proacl)).grantee, oid::regprocedure::text from pg_proc where pronamespace = 'market_sync'::regnamespace
+       ) acl (grantee, object) where acl.grantee in ('${app.name}'::regrole, '${other.name}'::regrole)`,
+    );
+  expect(await given()).toEqual([]);
+  expect(await refusalOf(app.pool, 'select * from market_sync.api_key')).toBe('42501');
+  expect(await refusalOf(app.pool, 'select market_sync.pause()')).toBe('42501');
+  // What the application has of its own tables stays.
+  expect(
+    await query(
+      superuser,
+      `select has_table_privilege('${app.name}', 'storage_bookings', 'select') as reads`,
+    ),
+  ).toEqual([{ reads: true }]);
+
+  await query(pool, `grant usage on schema market_sync to ${app.name} with grant option`);
+  await query(app.pool, `grant usage on schema market_sync to ${other.name}`);
+  await query(pool, `grant select (name) on market_sync.api_key to ${other.name}`);
+  expect(await given()).toHaveLength(3);
+  await applyRoles(pool, testLog());
+  expect(await given()).toEqual([]);
+});
+
 test('databases of one cluster that are migrated at the same moment all get their roles', async () => {
   const shops = await Promise.all([1, 2, 3, 4, 5, 6].map(() => createShop()));
   const log = recordLog();

@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { query } from '../../src/postgres.ts';
 import { readMetrics } from '../../src/store/metrics.ts';
 import { readStatus } from '../../src/store/status.ts';
-import { insertBooking, setQuantity } from '../support/application.ts';
+import { insertBooking, setQuantity, setStatus } from '../support/application.ts';
 import { until } from '../support/pipeline.ts';
 import { createDatabase, type TestDatabase } from '../support/postgres.ts';
 import { createScene, type Scene } from '../support/scene.ts';
@@ -89,7 +89,7 @@ describe('without a pipeline', () => {
       { state: 'in_work', count: 1, minutes: 9 },
       { state: 'waiting_for_retry', count: 1, minutes: 11 },
       { state: 'parked', count: 1, minutes: 13 },
-      { state: 'held', count: 1, minutes: 17 },
+      { state: 'held', count: 0, minutes: null },
       { state: 'due_for_refresh', count: 1, minutes: 15 },
     ]);
     const [status] = await sql('select * from market_sync.status');
@@ -98,7 +98,7 @@ describe('without a pipeline', () => {
       to_publish: 5,
       claims: 1,
       parked: 1,
-      held: 1,
+      held: 0,
       due_for_refresh: 1,
     });
     expect(Math.round(Number(status?.publish_lag_seconds) / 60)).toBe(90);
@@ -107,6 +107,61 @@ describe('without a pipeline', () => {
       { state: 'withdrawn' },
       { state: 'held' },
     ]);
+  });
+
+  test('held counts what is held and has not ended since, so that on_market subtracts nothing twice', async () => {
+    const [still, ended] = [await insertBooking(database.pool), await insertBooking(database.pool)];
+    const all = [still, ended, await insertBooking(database.pool)];
+    await sql('select market_sync.reconcile($1)', [all]);
+    await sql(`select market_sync.hold($1, 'mould?')`, [[still, ended]]);
+    await sql(
+      `update market_sync.manual_state set since = now() - interval '17 minutes' where booking_id = $1`,
+      [still],
+    );
+    await setStatus(database.pool, ended, 'completed');
+    await sql('select market_sync.reconcile($1)', [all]);
+    const { snapshots, queue } = await readStatus(database.pool);
+    expect(snapshots).toMatchObject({ total: 3, ended: 1, held: 1, on_market: 1 });
+    const held = queue.find(({ state }) => state === 'held');
+    expect(held).toMatchObject({ count: 1 });
+    expect(Math.round((held?.oldest_seconds ?? 0) / 60)).toBe(17);
+  });
+
+  test('of very many that wait 100,001 are counted, in the order in which they are taken', async () => {
+    await sql(
+      `insert into market_sync.snapshot_state (booking_id, revision, changed_at, next_attempt_at)
+       select gen_random_uuid(), 1, now() - interval '1 minute', now() - interval '1 minute' from generate_series(1, 100050)`,
+    );
+    await sql(
+      `insert into market_sync.snapshot_state (booking_id, revision, changed_at, next_attempt_at, lease_until)
+       select gen_random_uuid(), 1, now() - interval '9 minutes', now() - interval '2 minutes', lease_until
+       from (values (null), (now() + interval '1 minute')) t (lease_until)`,
+    );
+    const { queue, snapshots } = await readStatus(database.pool);
+    expect(queue.slice(0, 3).map(({ state, count }) => [state, count])).toEqual([
+      ['to_publish', 100_000],
+      ['in_work', 1],
+      ['waiting_for_retry', 0],
+    ]);
+    expect(Math.round((queue[0]?.oldest_seconds ?? 0) / 60)).toBe(9);
+    expect(snapshots).toMatchObject({ to_publish: 100_001, total: 100_001 });
+    expect((await readMetrics(database.pool)).queue).toEqual(
+      queue.map(({ state, count }) => expect.objectContaining({ state, count })),
+    );
+  });
+
+  test('status still knows how many have ended when their index was built anew', async () => {
+    await sql('alter index market_inventory_snapshots_ended_at_idx rename to old_idx');
+    await sql(
+      'create index market_inventory_snapshots_ended_at_idx on market_inventory_snapshots (ended_at) where ended_at is not null',
+    );
+    await sql(
+      `update pg_class set reltuples = 300000 where relname = 'market_inventory_snapshots_ended_at_idx'`,
+    );
+    await sql('drop index old_idx');
+    expect(await sql('select ended from market_sync.status')).toEqual([{ ended: 300_000 }]);
+    await sql('drop index market_inventory_snapshots_ended_at_idx');
+    expect(await sql('select ended from market_sync.status')).toEqual([{ ended: 0 }]);
   });
 
   test('latency names percentiles that are never below the truth, and at most 26 % above', async () => {
@@ -156,7 +211,7 @@ describe('without a pipeline', () => {
     await sql(
       `insert into market_sync.activity (kind, minute, events, items, changed, busy_ms)
        select kind, date_trunc('minute', clock_timestamp()) - interval '4 minutes', events, items, changed, 1
-       from (values ('reconcile', 2, 30, 20), ('publish', 3, 19, 0), ('failure', 1, 1, 0), ('redelivery', 1, 6, 0))
+       from (values ('reconcile', 2, 30, 20), ('publish', 3, 19, 0), ('failure', 1, 1, 0), ('refusal', 1, 2, 0), ('redelivery', 1, 6, 0))
          as t (kind, events, items, changed)`,
     );
     await sql(`insert into market_sync.activity values ('publish', '-infinity', 1, 1000, 0, 0)`);
@@ -164,7 +219,7 @@ describe('without a pipeline', () => {
     expect(rows).toHaveLength(60);
     const busy = rows.filter((row) => row.published !== 0 || row.batches !== 0);
     expect(busy).toEqual([
-      { ...rows[4], batches: 2, recomputed: 30, changed: 20, published: 19, failures: 1, redelivered: 6 },
+      { ...rows[4], batches: 2, recomputed: 30, changed: 20, published: 19, failures: 3, redelivered: 6 },
     ]);
   });
 
@@ -293,6 +348,21 @@ describe('beside a pipeline', () => {
       claims: 0,
       behind_seconds: null,
     });
+  });
+
+  test('lag_seconds is the age of what a consumer that streams has in its hands', async () => {
+    const { pool } = scene.database;
+    const renew = `select market_sync.renew_consumer(generation, interval '5 s', $1::timestamptz) from market_sync.checkpoint`;
+    const seen: number[] = [];
+    // The consumer's own signs of life say that it has nothing: they may come between the two.
+    await until('it is seen', async () => {
+      await query(pool, renew, [new Date(Date.now() - 40_000)]);
+      seen.push((await lag()).seconds);
+      return (seen.at(-1) ?? 0) >= 40;
+    });
+    expect(seen.at(-1)).toBeLessThan(60);
+    await query(pool, renew, [null]);
+    expect((await lag()).seconds).toBeLessThan(1);
   });
 
   test('lag_seconds counts from the pause, and status says who paused and why', async () => {

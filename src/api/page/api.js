@@ -24,7 +24,7 @@ function randomUuid() {
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
 }
 
-/** Calls to the API with the key that `readKey` gives. `onRefused(detail)` hears of every 401. */
+/** Calls to the API with the key that `readKey` gives. `onRefused()` hears of every 401. */
 export function createApi({ readKey, onRefused }) {
   const headersOf = (extra, withoutKey) => {
     const key = withoutKey ? undefined : readKey();
@@ -55,7 +55,7 @@ export function createApi({ readKey, onRefused }) {
       code: problem.code,
       requestId: problem.request_id ?? response.headers.get('x-request-id') ?? undefined,
     });
-    if (response.status === 401) onRefused(error.message);
+    if (response.status === 401) onRefused();
     throw error;
   }
 

@@ -1,5 +1,5 @@
 import { byId, el, setData, setHidden, setText, syncChildren, timeOf } from './elements.js';
-import { count, duration, shortId, timeOfDay } from './format.js';
+import { count, duration, REVISION_TITLE, shortId, timeOfDay } from './format.js';
 import { statusPill } from './status-pill.js';
 
 const ROWS_MAX = 60;
@@ -80,7 +80,7 @@ function createRow(change) {
     ),
     el('td', {}, change.crop_type ?? '–'),
     el('td', {}, statusPill(change.status)),
-    el('td', { class: 'number' }, count(change.revision)),
+    el('td', { class: 'number', title: REVISION_TITLE }, count(change.revision)),
     el('td', { class: 'outcome' }),
   );
 }

@@ -111,6 +111,8 @@ function followAddress(show) {
     // What is no id never becomes part of a call's address.
     setHidden(byId('found'), page === undefined || (page === 'booking' && isUuid(text)));
     show.overview();
+    // What was looked for does not stand above what is not an answer to it.
+    if (page === undefined) byId('search-text').value = '';
     document.title = page === undefined ? 'market-sync' : `${text} · market-sync`;
     if (page === 'booking' && isUuid(text)) {
       show.booking(text);

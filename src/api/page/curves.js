@@ -4,8 +4,10 @@ import { SPAN_SECONDS } from './series.js';
 import uPlot from './uplot.js';
 
 const HEIGHT_PX = 116;
-/** Below this a chart has no room for an axis beside it: its figures are in the words above. */
+/** Below this a chart's axis is as wide as its longest figure; above it all charts begin at the same place. */
 const NARROW_PX = 240;
+const AXIS_PX = 54;
+const DIGIT_PX = 6.2;
 const LEAST_SPAN_SECONDS = 60;
 const seconds = (value) => (value === null ? '–' : duration(value * 1_000));
 
@@ -100,7 +102,6 @@ function chartOptions({ title, format, least }, { series, point, colours }) {
     ticks: { show: false },
     font: '11px "Segoe UI", Roboto, Ubuntu, "Noto Sans", "Liberation Sans", Arial, sans-serif',
   };
-  const isNarrow = ({ width }) => width < NARROW_PX;
   return {
     width: 300,
     height: HEIGHT_PX,
@@ -115,9 +116,9 @@ function chartOptions({ title, format, least }, { series, point, colours }) {
       { ...axis, size: 22, space: 80, values: (_, ticks) => ticks.map(tickOf) },
       {
         ...axis,
-        size: (chart) => (isNarrow(chart) ? 0 : 54),
+        size: ({ width }, labels) => (width < NARROW_PX ? widthOf(labels) : AXIS_PX),
         space: 34,
-        values: (chart, ticks) => (isNarrow(chart) ? [] : ticks.map(format)),
+        values: (_, ticks) => ticks.map(format),
       },
     ],
     series: [
@@ -133,6 +134,9 @@ function chartOptions({ title, format, least }, { series, point, colours }) {
     hooks: { setCursor: [({ cursor }) => point(cursor.idx ?? null)] },
   };
 }
+
+/** uPlot asks once before there are any. */
+const widthOf = (labels) => 12 + DIGIT_PX * Math.max(3, ...(labels ?? []).map(({ length }) => length));
 
 /** Up to now; grows to ten minutes as they pass, so that the first one is not a line at the edge. */
 function visibleSpan({ times }) {

@@ -71,5 +71,12 @@ export const age = (instant, now = Date.now()) =>
 /** The first group of a UUID tells bookings apart well enough in a list; the whole is in the link and its tooltip. */
 export const shortId = (id) => String(id).slice(0, 8);
 
+/** A revision is told by its number; the epoch is added only where another one stands beside it. */
+export const revisionIn = ({ epoch, revision }, epochs) =>
+  epochs.every((one) => one === epoch) ? count(revision) : `${count(revision)} of epoch ${count(epoch)}`;
+
+export const REVISION_TITLE =
+  'Counts what buyers have seen of this booking. Only when history was cut can a number come again, in a higher epoch.';
+
 /** `ready_to_publish` → `ready to publish` */
 export const words = (name) => String(name ?? NONE).replaceAll('_', ' ');

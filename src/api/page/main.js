@@ -9,8 +9,13 @@ let leave;
 const api = createApi({
   readKey,
   // The login tells a refused key itself; what is refused later ends the session.
-  onRefused: (detail) => {
-    if (leave !== undefined) end(`The session has ended: ${detail}`);
+  onRefused: () => {
+    if (leave === undefined) return;
+    end(
+      readKey() === ''
+        ? 'The session has ended: there are keys by now, so that one is needed.'
+        : 'The session has ended: the key is no longer valid, because it was revoked or has expired. Log in with another one.',
+    );
   },
 });
 
@@ -25,11 +30,11 @@ function end(reason) {
   leave?.();
   leave = undefined;
   forgetKey();
-  login.show(reason);
+  void login.show(reason);
 }
 
 byId('logout').addEventListener('click', () => end('You are logged out.'));
 
 const kept = readKey();
-if (kept === undefined) login.show();
+if (kept === undefined) void login.show();
 else void login.enter(kept);

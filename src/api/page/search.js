@@ -70,7 +70,7 @@ export function showFound({ rows, by }) {
   }
   const more = rows.length === FOUND_MAX ? `The first ${count(FOUND_MAX)}` : count(rows.length);
   body.replaceChildren(
-    el('p', { class: 'note' }, `${more} for ${by}.`),
+    el('p', { class: 'note aside' }, `${more} for ${by}.`),
     el(
       'div',
       { class: 'scroll' },
@@ -83,7 +83,7 @@ export function showFound({ rows, by }) {
           el(
             'tr',
             {},
-            HEADS.map((head) => el('th', { scope: 'col' }, head)),
+            HEADS.map((head) => el('th', { scope: 'col', class: head === 'Quantity' && 'number' }, head)),
           ),
         ),
         el('tbody', {}, rows.map(createRow)),

@@ -18,6 +18,6 @@ const LEVELS = {
 
 export const levelOf = (status) => LEVELS[status] ?? 'idle';
 
-/** A status as a word with a shape, so that neither needs the colour. */
-export const statusPill = (status) =>
-  el('span', { class: 'pill', 'data-level': levelOf(status) }, mark(levelOf(status)), words(status));
+/** A status as a word with a shape, so that neither needs the colour. `text`: what it is called here. */
+export const statusPill = (status, text = words(status)) =>
+  el('span', { class: 'pill', 'data-level': levelOf(status) }, mark(levelOf(status)), text);

@@ -1,12 +1,11 @@
 import { byId, el, setText } from './elements.js';
-import { date, quantity, words } from './format.js';
+import { date, quantity, REVISION_TITLE, revisionIn, words } from './format.js';
 import { statusPill } from './status-pill.js';
 
 const text = (value) => (value === null || value === undefined || value === '' ? undefined : String(value));
 const number = (value, unit = '') =>
   value === null || value === undefined ? undefined : `${quantity(Number(value))}${unit}`;
 const time = (value) => (value ? date(value) : undefined);
-const version = (row) => (row ? `${row.epoch}.${row.revision}` : undefined);
 const names = (list) => (list?.length > 0 ? list.join(', ') : 'none');
 
 /**
@@ -21,7 +20,15 @@ const ROWS = [
     made: ({ status }) => status,
     pill: true,
   },
-  { name: 'Version', made: version },
+  {
+    name: 'Revision',
+    title: REVISION_TITLE,
+    made: (row, { snapshot, listing }) =>
+      revisionIn(
+        row,
+        [snapshot, listing].flatMap((stage) => stage?.epoch ?? []),
+      ),
+  },
   { name: 'Crop', source: ({ booking }) => booking?.crop_type, made: (row) => row.crop_type },
   {
     name: 'Quantity',
@@ -110,8 +117,8 @@ export function drawTrace(trace) {
   const rows = [...ROWS, ...sensorRows(trace)].map((row) => {
     const cells = {
       source: source && row.source ? text(row.source(source)) : undefined,
-      snapshot: snapshot ? text(row.made(snapshot)) : undefined,
-      listing: listing ? text(row.made(listing)) : undefined,
+      snapshot: snapshot ? text(row.made(snapshot, trace)) : undefined,
+      listing: listing ? text(row.made(listing, trace)) : undefined,
     };
     const overridden = row.column !== undefined && override?.[row.column] != null;
     const differs =
@@ -150,7 +157,7 @@ export function drawTrace(trace) {
         el(
           'tr',
           {},
-          el('th', { scope: 'row' }, row.name),
+          el('th', { scope: 'row', title: row.title }, row.name),
           cell(row, 'source'),
           cell(row, 'snapshot'),
           cell(row, 'listing'),

@@ -82,8 +82,8 @@ function mountList({ api, store, actions }, { name, read, known, content, action
   };
   const draw = (items, hasMore) => {
     syncChildren(list, items, {
-      // An item that says something else is another one: a card is drawn once.
-      key: (item) => JSON.stringify(item),
+      // An item that says something else is another one: a card is drawn once. So is yesterday's, whose times need a date.
+      key: (item) => new Date().toDateString() + JSON.stringify(item),
       create: createCard,
       fallback: byId(`${name}-title`),
     });
