@@ -65,6 +65,13 @@ export async function makeCredentials(
 export const validCredentials = (credentials: readonly Credential[], role: Role | undefined): Credential[] =>
   credentials.filter(({ proves }) => mayCall(proves, role));
 
+/** Those of somebody who is known and may not; for what anybody known may, nobody at all. */
+export function lesserCredentials(credentials: readonly Credential[], role: Role | undefined): Credential[] {
+  const unknown = ['none', 'refused'];
+  const lesser = credentials.filter(({ proves }) => !unknown.includes(proves) && !mayCall(proves, role));
+  return lesser.length > 0 ? lesser : credentials.filter(({ proves }) => proves === 'none');
+}
+
 /** Whether the proof suffices for what needs this role. */
 export function mayCall(proves: Credential['proves'], needed: Role | undefined): boolean {
   if (needed === undefined) return true;

@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { type Credential, validCredentials } from './credentials.ts';
+import { type Credential, lesserCredentials, validCredentials } from './credentials.ts';
 import type { Operation, Parameter } from './document.ts';
 import { type Draft, type Mutation, mutations } from './mutations.ts';
 import { validValues } from './valid-value.ts';
@@ -33,6 +33,7 @@ export function fuzzRequests(
         credential: fc.oneof(
           { weight: 4, arbitrary: fc.constantFrom(...validCredentials(credentials, operation.role)) },
           { weight: 1, arbitrary: fc.constantFrom(...credentials) },
+          { weight: 1, arbitrary: fc.constantFrom(...lesserCredentials(credentials, operation.role)) },
         ),
         mutations: fc.oneof(
           { weight: 2, arbitrary: fc.constant<Mutation[]>([]) },
