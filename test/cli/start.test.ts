@@ -93,7 +93,8 @@ test('a first start fills the market, shows every address, and carries a change 
   const started = await start();
   const { program, run } = started;
   const lines = program.stdout().split('\n');
-  expect(lines.slice(0, 4).map((line) => line.replace(/(?<=:)\d+/, 'PORT'))).toEqual([
+  expect(lines.slice(0, 5).map((line) => line.replace(/(?<=:)\d+/, 'PORT'))).toEqual([
+    'Page        http://127.0.0.1:PORT/',
     'API         http://127.0.0.1:PORT',
     'API docs    http://127.0.0.1:PORT/docs',
     'PostgreSQL  postgresql://postgres:***@127.0.0.1:PORT/storage_guard',
