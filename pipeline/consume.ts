@@ -2,8 +2,9 @@ import type pg from 'pg';
 import { describeError, EnvironmentError, FencedError } from '../src/errors.ts';
 import type { Logger } from '../src/log.ts';
 import { classifyPostgresError, sqlStateOf } from '../src/postgres.ts';
+import { sleep } from '../src/sleep.ts';
 import type { Clock } from '../src/store/reconcile.ts';
-import { outageDelayMs, pause } from './pause.ts';
+import { outageDelayMs } from './outage-delay.ts';
 import { ConsumerSession } from './session.ts';
 
 export interface ConsumeContext {
@@ -70,7 +71,7 @@ export function startConsumer(ctx: ConsumeContext): Consumer {
         } else {
           throw explainFatal(error);
         }
-        await pause(outageDelayMs(attempt, ctx.random), abort.signal);
+        await sleep(outageDelayMs(attempt, ctx.random), abort.signal);
         attempt += 1;
       }
     }

@@ -3,13 +3,13 @@ import { describeError } from '../src/errors.ts';
 import type { Logger } from '../src/log.ts';
 import type { Market } from '../src/mongo.ts';
 import { classifyPostgresError } from '../src/postgres.ts';
+import { sleep } from '../src/sleep.ts';
 import {
   checkHistory,
   findUncheckedHistory,
   markHistoryChecked,
   recordHistoryCheck,
 } from '../src/store/history.ts';
-import { pause } from './pause.ts';
 
 export interface HistoryCheck {
   stop(): Promise<void>;
@@ -32,7 +32,7 @@ export function startHistoryCheck(ctx: { pool: pg.Pool; market: Market; log: Log
   const run = async (): Promise<void> => {
     while (!abort.signal.aborted) {
       const done = await checkOnce(ctx, abort.signal);
-      await pause(done ? LOOK_AGAIN_MS : RETRY_MS, abort.signal);
+      await sleep(done ? LOOK_AGAIN_MS : RETRY_MS, abort.signal);
     }
   };
   const ended = run();

@@ -1,9 +1,10 @@
 import { describeError } from '../src/errors.ts';
+import { startListening } from '../src/listen.ts';
 import { classifyPostgresError } from '../src/postgres.ts';
+import { sleep } from '../src/sleep.ts';
 import { nextAttemptInMs, releaseClaims } from '../src/store/outbox.ts';
 import { type PublishContext, publishBatch } from '../src/store/publish.ts';
-import { listen } from './listen.ts';
-import { outageDelayMs, pause } from './pause.ts';
+import { outageDelayMs } from './outage-delay.ts';
 import { Wakeup } from './wakeup.ts';
 
 export interface Publisher {
@@ -33,7 +34,11 @@ export function startPublisher(ctx: PublishContext, { batchMax }: { batchMax: nu
     abandoned = true;
     wakeup.notify();
   };
-  const listener = listen(ctx, 'market_sync_publish', () => wakeup.notify(), onConnect);
+  const listener = startListening(ctx, {
+    channel: 'market_sync_publish',
+    onNotify: () => wakeup.notify(),
+    onConnect,
+  });
   const run = async (): Promise<void> => {
     for (let failures = 0; !abort.signal.aborted; ) {
       const release = abandoned;
@@ -43,7 +48,7 @@ export function startPublisher(ctx: PublishContext, { batchMax }: { batchMax: nu
       abandoned ||= step.interrupted;
       if (step.waitMs === 0) continue;
       // A notification cuts the wait for work short, never the wait for MongoDB.
-      if (step.failed) await pause(step.waitMs, abort.signal);
+      if (step.failed) await sleep(step.waitMs, abort.signal);
       else await wakeup.wait(step.waitMs);
     }
   };

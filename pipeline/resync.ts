@@ -1,14 +1,14 @@
 import type pg from 'pg';
 import { crashPoint } from '../src/crash-point.ts';
 import { describeError } from '../src/errors.ts';
+import { startListening } from '../src/listen.ts';
 import type { Logger } from '../src/log.ts';
 import type { Market } from '../src/mongo.ts';
 import { classifyPostgresError } from '../src/postgres.ts';
+import { sleep } from '../src/sleep.ts';
 import { deleteListingsBefore } from '../src/store/listings.ts';
 import type { Clock } from '../src/store/reconcile.ts';
 import { finishResync, readEpochProgress, resyncChunk } from '../src/store/resync.ts';
-import { listen } from './listen.ts';
-import { pause } from './pause.ts';
 import { Wakeup } from './wakeup.ts';
 
 export interface ResyncContext {
@@ -37,13 +37,14 @@ const VISIBLE_RETRY_MS = 20;
 export function startResyncer(ctx: ResyncContext): Resyncer {
   const wakeup = new Wakeup();
   const abort = new AbortController();
-  const listener = listen(ctx, 'market_sync_resync', () => wakeup.notify());
+  const onNotify = (): void => wakeup.notify();
+  const listener = startListening(ctx, { channel: 'market_sync_resync', onNotify, onConnect: onNotify });
   const run = async (): Promise<void> => {
     while (!abort.signal.aborted) {
       const step = await resyncStep(ctx);
       if (step === 'more') continue;
-      if (step === 'soon') await pause(VISIBLE_RETRY_MS, abort.signal);
-      else if (step === 'wait') await pause(RETRY_MS, abort.signal);
+      if (step === 'soon') await sleep(VISIBLE_RETRY_MS, abort.signal);
+      else if (step === 'wait') await sleep(RETRY_MS, abort.signal);
       else await wakeup.wait(LOOK_AGAIN_MS);
     }
   };

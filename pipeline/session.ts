@@ -5,12 +5,12 @@ import { describeError, EnvironmentError, FencedError } from '../src/errors.ts';
 import { formatLsn, type Lsn } from '../src/lsn.ts';
 import { verifyInstalled } from '../src/migrate.ts';
 import { ConnectionLostError, connect } from '../src/postgres.ts';
+import { sleep } from '../src/sleep.ts';
 import { acquireConsumer, countMalformed, releaseConsumer, renewConsumer } from '../src/store/checkpoint.ts';
 import { requestResync } from '../src/store/resync.ts';
 import type { BatchReport, ConsumeContext, ConsumerState } from './consume.ts';
 import type { Change } from './decode.ts';
 import { type Batch, DirtySet } from './dirty.ts';
-import { pause } from './pause.ts';
 import { identifyServer, type Replication, startReplication } from './replication.ts';
 import { findSlot, prepareSlot, terminateSlotHolder, throwSlotChanged } from './slot.ts';
 import { Wakeup } from './wakeup.ts';
@@ -122,7 +122,7 @@ export class ConsumerSession {
         this.#report('standby');
         this.#ctx.log.info({ state: 'standby', holder }, 'another consumer is active, standing by');
       }
-      await pause(STANDBY_POLL_MS, this.#signal);
+      await sleep(STANDBY_POLL_MS, this.#signal);
     }
     return undefined;
   }

@@ -1,8 +1,8 @@
 import type pg from 'pg';
 import { describeError } from '../src/errors.ts';
 import type { Logger } from '../src/log.ts';
+import { sleep } from '../src/sleep.ts';
 import { readSlotHealth, type SlotHealth } from '../src/store/slot-health.ts';
-import { pause } from './pause.ts';
 
 export interface SlotWatch {
   stop(): Promise<void>;
@@ -45,7 +45,7 @@ export function startSlotWatch(
         // Whoever works with PostgreSQL says what is wrong with it; nothing is known of the slot meanwhile.
         log.debug({ error: describeError(error) }, 'the replication slot could not be looked at');
       }
-      await pause(lookMs, abort.signal);
+      await sleep(lookMs, abort.signal);
     }
   };
   const ended = run();

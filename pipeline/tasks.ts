@@ -4,6 +4,7 @@ import { describeError } from '../src/errors.ts';
 import type { Logger } from '../src/log.ts';
 import { classifyPostgresError } from '../src/postgres.ts';
 import type { AskedJob } from '../src/queue.ts';
+import { sleep } from '../src/sleep.ts';
 import { findPause } from '../src/store/manual-actions.ts';
 import { type PublishContext, type PublishResult, publishBookings } from '../src/store/publish.ts';
 import type { Clock } from '../src/store/reconcile.ts';
@@ -24,7 +25,7 @@ import {
   type TaskResult,
   taskQueue,
 } from '../src/store/tasks.ts';
-import { pause } from './pause.ts';
+import { untilResumed } from './resumed.ts';
 
 export interface TaskContext {
   pool: pg.Pool;
@@ -34,9 +35,6 @@ export interface TaskContext {
   /** Bookings that one chunk recomputes or publishes. */
   chunkMax: number;
 }
-
-/** How soon a resume is noticed. */
-const PAUSED_LOOK_MS = 500;
 
 /** Longest a task keeps out of the way after a chunk. */
 const YIELD_MS_MAX = 1_000;
@@ -85,22 +83,22 @@ async function workChunks(
   { task, step, signal }: { task: Task; step: (task: Task) => Promise<Step>; signal: AbortSignal },
 ): Promise<void> {
   for (;;) {
-    if (signal.aborted) throw new Error('the process stops: another run goes on with it');
+    stopIfNeeded(signal);
     const startedAt = performance.now();
     await crashPoint('task.between_chunks');
     const done = await step(task);
     if (done === 'end' || done === 'closed') return;
     if (done === 'paused') await waitForResume(ctx, signal);
     // Live work takes the same locks: it gets as much time as the task takes.
-    else await pause(Math.min(performance.now() - startedAt, YIELD_MS_MAX), signal);
+    else await sleep(Math.min(performance.now() - startedAt, YIELD_MS_MAX), signal);
   }
 }
 
-async function waitForResume({ pool }: TaskContext, signal: AbortSignal): Promise<void> {
-  while ((await findPause(pool)) !== undefined) {
-    if (signal.aborted) throw new Error('the process stops: another run goes on with it');
-    await pause(PAUSED_LOOK_MS, signal);
-  }
+const waitForResume = ({ pool }: TaskContext, signal: AbortSignal): Promise<void> =>
+  untilResumed(pool, { stopIfNeeded: () => stopIfNeeded(signal), signal });
+
+function stopIfNeeded(signal: AbortSignal): void {
+  if (signal.aborted) throw new Error('the process stops: another run goes on with it');
 }
 
 async function backfillStep(ctx: TaskContext, { id }: Task): Promise<Step> {

@@ -1,16 +1,13 @@
 import type pg from 'pg';
 import { crashPoint } from '../src/crash-point.ts';
-import { findPause } from '../src/store/manual-actions.ts';
+import { sleep } from '../src/sleep.ts';
 import { reconcileBatch, reconcileBookings } from '../src/store/reconcile.ts';
 import type { ConsumeContext } from './consume.ts';
 import type { Batch } from './dirty.ts';
-import { pause } from './pause.ts';
+import { PAUSED_POLL_MS, untilResumed } from './resumed.ts';
 
 const VISIBLE_WAIT_MAX_MS = 50;
 const VISIBLE_WARN_AFTER_MS = 5_000;
-
-/** How soon a resumed pipeline goes on. */
-const PAUSED_POLL_MS = 250;
 
 export interface BatchWork {
   /** The consumer's own connection. */
@@ -56,7 +53,8 @@ export async function writeBatch(
     if (outcome.outcome === 'too_many') {
       // Visibility is proved: what is read from now on is at least as new. The checkpoint moves at the end.
       for (let first = 0; first < outcome.bookingIds.length; first += batchKeysMax) {
-        await waitWhilePaused(control, { stopIfNeeded, signal });
+        // The pause is asked for here, not by the chunk.
+        await untilResumed(control, { stopIfNeeded, signal });
         await crashPoint('consumer.between_chunks');
         const chunk = outcome.bookingIds.slice(first, first + batchKeysMax);
         const reconciled = await reconcileBookings(control, { bookingIds: chunk, now: clock(), committedAt });
@@ -68,7 +66,7 @@ export async function writeBatch(
     }
     if (outcome.outcome === 'paused') {
       // Changes wait in the slot: nothing is confirmed until this batch is written.
-      await pause(PAUSED_POLL_MS, signal);
+      await sleep(PAUSED_POLL_MS, signal);
       continue;
     }
     const waitedMs = performance.now() - notVisibleSince;
@@ -80,19 +78,7 @@ export async function writeBatch(
       );
     }
     // It may take as long as a standby is down; what is given up here is redelivered after the next start.
-    await pause(Math.min(2 ** waits, VISIBLE_WAIT_MAX_MS), signal);
+    await sleep(Math.min(2 ** waits, VISIBLE_WAIT_MAX_MS), signal);
     waits += 1;
-  }
-}
-
-/** Between the chunks of one batch: the pause is asked for there, not by the chunk. */
-async function waitWhilePaused(
-  control: pg.ClientBase,
-  { stopIfNeeded, signal }: Pick<BatchWork, 'stopIfNeeded' | 'signal'>,
-): Promise<void> {
-  stopIfNeeded();
-  while ((await findPause(control)) !== undefined) {
-    await pause(PAUSED_POLL_MS, signal);
-    stopIfNeeded();
   }
 }

@@ -1,12 +1,12 @@
 import { once } from 'node:events';
-import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import { describeError } from './errors.ts';
 import type { Logger } from './log.ts';
 import { connect, query } from './postgres.ts';
+import { sleep } from './sleep.ts';
 
 /** What SQL functions notify when their transactions commit. */
-export type Channel = 'market_sync_publish' | 'market_sync_resync';
+type Channel = 'market_sync_publish' | 'market_sync_resync';
 
 export interface Listener {
   stop(): Promise<void>;
@@ -87,9 +87,4 @@ async function beat(client: pg.ClientBase, closed: AbortSignal): Promise<void> {
 
 async function aborted(signal: AbortSignal): Promise<void> {
   if (!signal.aborted) await once(signal, 'abort');
-}
-
-/** Or until aborted; never rejects. */
-async function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  await delay(ms, undefined, { signal }).catch(() => undefined);
 }

@@ -16,6 +16,16 @@ export type AskedQueue = (typeof ASKED_QUEUES)[number];
 /** Policy `singleton`: any number may be queued, one is in work. `stately` would drop the second that is queued. */
 export const ASKED_POLICY = 'singleton';
 
+export const SCHEMA = 'pgboss';
+
+/** Of a pg-boss that does what it is told on somebody's connection, and nothing by itself. */
+export const PASSIVE = {
+  schema: SCHEMA,
+  supervise: false,
+  schedule: false,
+  registerInstance: false,
+} as const;
+
 /** How long indexes of a new version of pg-boss's tables may take to build. */
 const INDEXES_WAIT_MS = 10 * 60_000;
 
@@ -28,11 +38,8 @@ export async function installQueue(client: pg.ClientBase, log: Logger): Promise<
   await requireOwnQueue(client);
   const boss = new PgBoss({
     db: { executeSql: (text, values) => execute(client, text, values) },
-    schema: 'pgboss',
+    ...PASSIVE,
     migrate: true,
-    supervise: false,
-    schedule: false,
-    registerInstance: false,
   });
   boss.on('error', (error) => log.warn({ error: error.message }, 'queue error'));
   try {

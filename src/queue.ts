@@ -4,7 +4,7 @@ import { crashPoint } from './crash-point.ts';
 import { describeError } from './errors.ts';
 import type { Logger } from './log.ts';
 import { type Database, query, toConnectionError } from './postgres.ts';
-import { ASKED_POLICY, type AskedQueue } from './queue-schema.ts';
+import { ASKED_POLICY, type AskedQueue, PASSIVE, SCHEMA } from './queue-schema.ts';
 
 /** A job that runs on a schedule. Its output is kept with the job, for people who look. */
 export interface ScheduledJob {
@@ -58,8 +58,6 @@ const KEEP_FINISHED_SECONDS = 7 * 24 * 3600;
 const ASKED_RETRIES_MAX = 1_000;
 const ASKED_RETRY_SECONDS = 1;
 const ASKED_RETRY_SECONDS_MAX = 30;
-
-const SCHEMA = 'pgboss';
 
 /**
  * Starts pg-boss (schema `pgboss`) with these scheduled jobs. This file owns pg-boss and its traps: policy `stately`
@@ -188,11 +186,8 @@ export async function sendJob(
 ): Promise<void> {
   const boss = new PgBoss({
     db: { executeSql: async (text, values) => ({ rows: await query(client, text, values ?? []) }) },
-    schema: SCHEMA,
+    ...PASSIVE,
     migrate: false,
-    supervise: false,
-    schedule: false,
-    registerInstance: false,
   });
   try {
     await boss.start();

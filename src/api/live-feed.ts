@@ -5,6 +5,7 @@ import { describeError } from '../errors.ts';
 import { type Listener, startListening } from '../listen.ts';
 import type { Logger } from '../log.ts';
 import { type Database, inTransaction, query } from '../postgres.ts';
+import { sleep } from '../sleep.ts';
 import { type LiveSnapshot, readLive } from '../store/live.ts';
 import { EventBuffer } from './event-buffer.ts';
 
@@ -219,9 +220,4 @@ async function within<Result>(work: Promise<Result>): Promise<Result> {
   } finally {
     abort.abort();
   }
-}
-
-/** Or until aborted; never rejects. */
-async function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  await delay(ms, undefined, { signal }).catch(() => undefined);
 }

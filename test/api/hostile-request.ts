@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { type Agent, type IncomingMessage, request } from 'node:http';
 import fc from 'fast-check';
+import { HOSTILE_ENCODED, HOSTILE_TEXTS } from '../fuzz/hostile-values.ts';
 
 /** A request as it goes over the wire: nothing has made it well-formed on the way. */
 export interface HostileRequest {
@@ -24,52 +25,6 @@ export interface Operation {
   /** Names of its query parameters. */
   query: string[];
 }
-
-const HOSTILE_TEXTS = [
-  '__proto__',
-  'constructor',
-  'toString',
-  '{"$ne": null}',
-  '{"$where":"sleep(1000)"}',
-  '[object Object]',
-  "' or 1=1; --",
-  '../../../etc/passwd',
-  '..\\..',
-  '\0',
-  'a\0b',
-  '\0Tomato',
-  '\r\nX-Injected: 1',
-  '<script>alert(1)</script>',
-  '\u202e\ufeff💣',
-  '\ud800',
-  'null',
-  'NaN',
-  '-1',
-  '1e999',
-  '0x10',
-  '9'.repeat(400),
-  'x'.repeat(3_000),
-  '',
-  ' ',
-  'infinity',
-  '[]',
-];
-
-/** Percent-encoded sequences that are no UTF-8, or no sequences; and raw bytes. */
-const HOSTILE_ENCODED = [
-  '%00',
-  '%ff',
-  '%c0%af',
-  '%e0%80%af',
-  '%ed%a0%80',
-  '%',
-  '%2',
-  '%zz',
-  '%2e%2e',
-  '\xff\xfe',
-  '&',
-  '=',
-];
 
 const encoded = (text: string): string => encodeURIComponent(text.toWellFormed());
 

@@ -1,15 +1,19 @@
 import fc from 'fast-check';
 
-const TEXTS = [
+/** Texts that no program expects. */
+export const HOSTILE_TEXTS = [
   '__proto__',
   'constructor',
+  'toString',
   '{"$ne": null}',
   '{"$where":"sleep(1000)"}',
   '[object Object]',
   "' or 1=1; --",
   '../../../etc/passwd',
+  '..\\..',
   '\0',
   'a\0b',
+  '\0Tomato',
   '\r\nX-Injected: 1',
   '<script>alert(1)</script>',
   '\u202e\ufeff💣',
@@ -25,13 +29,15 @@ const TEXTS = [
   ' ',
   'infinity',
   '-infinity',
+  '[]',
 ];
 
 /** Percent-encoded sequences that are no UTF-8, or no sequences; and raw bytes. */
-const ENCODED = [
+export const HOSTILE_ENCODED = [
   '%00',
   '%ff',
   '%c0%af',
+  '%e0%80%af',
   '%ed%a0%80',
   '%',
   '%2',
@@ -77,8 +83,8 @@ export const HOSTILE_CURSORS = [
 /** What stands in a path or a query: encoded, more or less. */
 export const hostileParts = (): fc.Arbitrary<string> =>
   fc.oneof(
-    fc.constantFrom(...TEXTS).map(encoded),
-    fc.constantFrom(...ENCODED),
+    fc.constantFrom(...HOSTILE_TEXTS).map(encoded),
+    fc.constantFrom(...HOSTILE_ENCODED),
     fc.constantFrom(...UUIDS),
     fc.constantFrom(...HOSTILE_CURSORS),
     fc.string({ unit: 'binary', maxLength: 40 }).map(encoded),
@@ -87,7 +93,7 @@ export const hostileParts = (): fc.Arbitrary<string> =>
 /** Bytes of a header's value; what ends a line or is none of its characters among them. */
 export const hostileHeaderValues = (): fc.Arbitrary<string> =>
   fc.oneof(
-    fc.constantFrom(...TEXTS).map((text) => Buffer.from(text).toString('latin1')),
+    fc.constantFrom(...HOSTILE_TEXTS).map((text) => Buffer.from(text).toString('latin1')),
     fc.constantFrom('a\rb', 'a\nX-Injected: 1', 'a\r\n b', '\x7f', '\t', '\xe9', '"\xff"'),
     fc.uint8Array({ maxLength: 30 }).map((bytes) => Buffer.from(bytes).toString('latin1')),
   );
@@ -97,7 +103,7 @@ export const hostileValues = (): fc.Arbitrary<unknown> =>
   fc.oneof(
     // What PostgreSQL's text cannot hold, often: it is what gets far.
     fc.constantFrom('\0', 'a\0b', '\ud800', 'a\udfff'),
-    fc.constantFrom(...TEXTS),
+    fc.constantFrom(...HOSTILE_TEXTS),
     fc.constantFrom<unknown>(null, true, 0, -0, -1, 1e308, 5e-324, 2 ** 53, 100.005, [], {}, [[]], [null]),
     fc.constantFrom<unknown>({ $ne: null }, { $gt: '' }, ['x'], { toString: 'x' }, { length: 3 }),
     fc.constantFrom(

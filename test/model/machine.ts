@@ -1,4 +1,4 @@
-import { outageDelayMs } from '../../pipeline/pause.ts';
+import { outageDelayMs } from '../../pipeline/outage-delay.ts';
 import { FencedError } from '../../src/errors.ts';
 import { classifyPostgresError, sqlStateOf } from '../../src/postgres.ts';
 import type { Rules } from './rules.ts';

@@ -1,6 +1,6 @@
 import { MongoBulkWriteError, MongoNetworkError, MongoServerError, MongoServerSelectionError } from 'mongodb';
 import { expect, test } from 'vitest';
-import { outageDelayMs } from '../../pipeline/pause.ts';
+import { outageDelayMs } from '../../pipeline/outage-delay.ts';
 import { classifyMarketError } from '../../src/mongo.ts';
 import { ConnectionLostError, classifyPostgresError } from '../../src/postgres.ts';
 import { retryDelayMs } from '../../src/store/publish.ts';

@@ -1,4 +1,3 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { retryDelayMs } from '../src/store/publish.ts';
 
 /** The delay grows no further after so many failures: 1–2 s. A server's return is to be noticed within seconds. */
@@ -7,8 +6,3 @@ const GROWING_FAILURES_MAX = 2;
 /** How long to wait for a server that is not to be had, after so many failures in a row. */
 export const outageDelayMs = (failures: number, random: () => number): number =>
   retryDelayMs(Math.min(failures, GROWING_FAILURES_MAX), random);
-
-/** Waits, or until aborted; never rejects. */
-export async function pause(ms: number, signal: AbortSignal): Promise<void> {
-  await delay(ms, undefined, { signal }).catch(() => undefined);
-}
