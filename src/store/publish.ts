@@ -92,6 +92,13 @@ export async function publishBookings(
   }
 }
 
+interface PublishRequest {
+  limit: number;
+  bookingIds?: string[];
+  /** Called once the batch is claimed, before it is written. */
+  onClaimed?: (count: number) => void;
+}
+
 /**
  * Claims a batch of snapshots that are due (with `bookingIds`: any of those), writes their listings and marks what
  * MongoDB has confirmed.
@@ -99,10 +106,7 @@ export async function publishBookings(
  * A version counts as published only after MongoDB acknowledged it with `w: "majority"` (I2); whatever fails in between
  * leads to the same write again, which the guard of (epoch, revision) absorbs (I3, I4).
  */
-export async function publishBatch(
-  ctx: PublishContext,
-  request: { limit: number; bookingIds?: string[] },
-): Promise<PublishOutcome> {
+export async function publishBatch(ctx: PublishContext, request: PublishRequest): Promise<PublishOutcome> {
   try {
     return await claimAndPublish(ctx, request);
   } catch (error) {
@@ -118,7 +122,7 @@ export async function publishBatch(
 
 async function claimAndPublish(
   ctx: PublishContext,
-  { limit, bookingIds }: { limit: number; bookingIds?: string[] },
+  { limit, bookingIds, onClaimed }: PublishRequest,
 ): Promise<PublishOutcome> {
   await crashPoint('publisher.before_claim');
   const snapshots = await claimSnapshots(ctx.pool, {
@@ -128,6 +132,7 @@ async function claimAndPublish(
     ...(bookingIds === undefined ? {} : { bookingIds }),
   });
   if (snapshots.length === 0) return { outcome: 'idle' };
+  onClaimed?.(snapshots.length);
   await crashPoint('publisher.claimed');
   const outcomes = await writeListings(ctx.market, snapshots.map(toWrite));
 

@@ -89,7 +89,8 @@ const FUNCTIONS: Record<string, string> = {
   'require_reason(text)': NOBODY,
   'resolve_keys(uuid[],uuid[],uuid[],uuid[],uuid[])': NOBODY,
   'shown(timestamp with time zone)': NOBODY,
-  'snapshot_metadata(boolean,text[],boolean,text,text,timestamp with time zone)': NOBODY,
+  'distinct_ids(uuid[])': NOBODY,
+  'snapshot_metadata(boolean,text[],boolean,text,text,text)': NOBODY,
   'take_off_market(text,uuid[],text)': NOBODY,
 };
 
