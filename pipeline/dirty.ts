@@ -20,6 +20,8 @@ export interface Batch {
   resyncReason: string | undefined;
   /** When the oldest of the covered transactions committed, in ms since 1970; undefined for a batch without changes. */
   oldestCommitMs: number | undefined;
+  /** When the first of them began to arrive, by the caller's clock; undefined as above. */
+  receivedAtMs: number | undefined;
 }
 
 interface DirtyKey {
@@ -48,17 +50,19 @@ export class DirtySet {
   /** Why everything is to be recomputed; the next batch takes it, whatever keys it leaves. */
   #resyncReason: string | undefined;
   #oldestCommitMs: number | undefined;
+  #receivedAtMs: number | undefined;
 
   /** `received` is where the stream begins: everything before it is in the snapshots. */
   constructor(received: Lsn) {
     this.#received = received;
   }
 
-  begin(transaction: { xid: number; committedAtMs: number }): void {
+  begin(transaction: { xid: number; committedAtMs: number; receivedAtMs?: number }): void {
     if (this.#inTransaction) throw new Error('a transaction began inside another');
     this.#inTransaction = true;
     this.#xids.push(transaction.xid);
     this.#oldestCommitMs ??= transaction.committedAtMs;
+    this.#receivedAtMs ??= transaction.receivedAtMs;
   }
 
   addBookings(bookingIds: string[]): void {
@@ -94,6 +98,7 @@ export class DirtySet {
     if (!this.hasWork) {
       this.#xids = [];
       this.#oldestCommitMs = undefined;
+      this.#receivedAtMs = undefined;
     }
   }
 
@@ -148,12 +153,21 @@ export class DirtySet {
     this.#resyncReason = undefined;
     const xids = this.#xids;
     this.#xids = [];
-    const oldestCommitMs = this.#oldestCommitMs;
+    const [oldestCommitMs, receivedAtMs] = [this.#oldestCommitMs, this.#receivedAtMs];
     if (this.#keys.size === 0) {
       this.#oldestCommitMs = undefined;
+      this.#receivedAtMs = undefined;
       this.#unrecorded = false;
     }
-    return { keys, keyCount, xids, coversLsn: this.#coveredLsn(), resyncReason, oldestCommitMs };
+    return {
+      keys,
+      keyCount,
+      xids,
+      coversLsn: this.#coveredLsn(),
+      resyncReason,
+      oldestCommitMs,
+      receivedAtMs,
+    };
   }
 
   /** Everything received is covered, but for what the oldest key left still stands for. */

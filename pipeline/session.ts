@@ -131,7 +131,7 @@ export class ConsumerSession {
     const dirty = this.#dirty;
     switch (change.kind) {
       case 'begin':
-        dirty.begin(change);
+        dirty.begin({ ...change, receivedAtMs: performance.now() });
         break;
       case 'booking':
         dirty.addBookings(change.bookingIds);

@@ -46,6 +46,7 @@ export async function writeBatch(
       now: clock(),
       resyncReason: batch.resyncReason,
       committedAt,
+      receivedMsAgo: batch.receivedAtMs === undefined ? undefined : performance.now() - batch.receivedAtMs,
     });
     if (outcome.outcome === 'done') {
       return { bookings: bookings + outcome.bookings, changed: changed + outcome.changed };

@@ -118,7 +118,7 @@ begin
   grant select on
     market_sync.status, market_sync.slot_health, market_sync.queue, market_sync.parked, market_sync.held, market_sync.overrides,
     market_sync.revisions, market_sync.jobs, market_sync.schedules, market_sync.latency, market_sync.throughput,
-    market_sync.drift, market_sync.audit_log
+    market_sync.drift, market_sync.audit_log, market_sync.latency_trace
     to market_sync_reader, market_sync_api;
   grant execute on function market_sync.judge_slot, market_sync.latency_bound, market_sync.read_jobs,
     market_sync.read_schedules, market_sync.pg_boss_version, market_sync.iso(timestamptz)
@@ -126,7 +126,7 @@ begin
   grant select on market_inventory_snapshots to market_sync_reader;
 
   grant execute on function market_sync.reconcile(uuid[]), market_sync.publish_now, market_sync.retry_parked, market_sync.hold,
-    market_sync.release, market_sync.withdraw, market_sync.set_override, market_sync.end_override
+    market_sync.release, market_sync.withdraw, market_sync.set_override, market_sync.end_override, market_sync.trace_latency
     to market_sync_operator;
   grant execute on function market_sync.pause, market_sync.resume, market_sync.resync to market_sync_admin;
 
@@ -140,7 +140,7 @@ begin
     market_sync.snapshot_state, market_sync.task
     to market_sync_consumer;
   grant update (malformed_messages) on market_sync.checkpoint to market_sync_consumer;
-  grant update (pest_window, sensor_stale_after, retention) on market_sync.settings to market_sync_consumer;
+  grant update (pest_window, sensor_stale_after, retention, publish_interval) on market_sync.settings to market_sync_consumer;
   grant update (phase, finished_at) on market_sync.resync to market_sync_consumer;
   grant update, delete on market_sync.task to market_sync_consumer;
   -- A backfill goes through every booking, and every snapshot whose booking is gone.

@@ -41,6 +41,7 @@ export type Config = Readonly<{
   batchKeysMax: number;
   pendingKeysMax: number;
   publishBatchMax: number;
+  publishIntervalMs: number;
   publishLeaseSeconds: number;
   publishAttemptsMax: number;
   mongodbTimeoutMs: number;
@@ -106,6 +107,7 @@ function toConfig(settings: Settings): Omit<Config, 'crashSetting'> {
     batchKeysMax: settings.BATCH_KEYS_MAX,
     pendingKeysMax: settings.PENDING_KEYS_MAX,
     publishBatchMax: settings.PUBLISH_BATCH_MAX,
+    publishIntervalMs: settings.PUBLISH_INTERVAL_MS,
     publishLeaseSeconds: settings.PUBLISH_LEASE_SECONDS,
     publishAttemptsMax: settings.PUBLISH_ATTEMPTS_MAX,
     mongodbTimeoutMs: settings.MONGODB_TIMEOUT_MS,

@@ -168,6 +168,9 @@ export const SETTINGS = {
   PUBLISH_BATCH_MAX: integer(200, { min: 1, max: 1_000 }).describe(
     'Most listings written to MongoDB at once.',
   ),
+  PUBLISH_INTERVAL_MS: integer(250, { min: 0, max: 60_000 }).describe(
+    'Milliseconds between two writes of one listing at least: the first change goes out at once, further ones together at the end.',
+  ),
   PUBLISH_LEASE_SECONDS: integer(60, { min: 5, max: 3600 }).describe(
     'Seconds a publisher may take for a claimed snapshot before another one may take it over.',
   ),

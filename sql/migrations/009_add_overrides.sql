@@ -53,8 +53,15 @@ comment on column market_sync.revision.cause is
 alter table market_sync.snapshot_state
   add column changed_at timestamptz,
   add column claimed_at timestamptz,
+  add column sent_at timestamptz,
   add column revisions_remembered bigint not null default 0,
   add column parts_remembered_at timestamptz;
+-- What did not fit two kilobytes would be compressed, which costs a tenth of a recompute, and a snapshot rarely does.
+alter table market_inventory_snapshots set (toast_tuple_target = 8160);
+alter table market_sync.settings add column publish_interval interval not null default '250 milliseconds';
+comment on column market_sync.settings.publish_interval is
+  'A listing is not written again sooner than this after the last time: further changes go out together at its end.';
+comment on column market_sync.snapshot_state.sent_at is 'When a publisher last took it: the next change waits for publish_interval from there.';
 comment on column market_sync.snapshot_state.revisions_remembered is 'How many revisions of it have been written to the ring market_sync.revision.';
 comment on column market_sync.snapshot_state.parts_remembered_at is 'When a revision in which only parts changed was last remembered there.';
 comment on column market_sync.snapshot_state.changed_at is
@@ -114,6 +121,7 @@ declare
   v_far timestamptz;
   v_pest_window interval;
   v_stale_after interval;
+  v_publish_interval interval;
   v_pest_since timestamptz;
   v_stale_before timestamptz;
   v_epoch int;
@@ -129,7 +137,8 @@ begin
   v_today := (v_now at time zone 'UTC')::date;
   -- Times beyond this never come due; adding an interval to an absurd one would overflow.
   v_far := v_now + interval '876000 hours';
-  select pest_window, sensor_stale_after into strict v_pest_window, v_stale_after from market_sync.settings;
+  select pest_window, sensor_stale_after, publish_interval into strict v_pest_window, v_stale_after, v_publish_interval
+  from market_sync.settings;
   v_pest_since := v_now - v_pest_window;
   v_stale_before := v_now - v_stale_after;
   select epoch, revision_floor into strict v_epoch, v_revision_floor from market_sync.checkpoint;
@@ -260,7 +269,10 @@ begin
   certificate as materialized (
     select
       vendor.vendor_id, c.id, c.certificate_type::text as type, c.issuing_authority, c.certificate_number,
-      c.issue_date, c.expiry_date, c.status, c.document_url, c.score
+      case when isfinite(c.issue_date) then c.issue_date end as issue_date, c.expiry_date,
+      -- Shown alike, and so no change of one another: a day that JSON cannot hold, and none.
+      case when isfinite(c.expiry_date) then c.expiry_date end as shown_expiry_date,
+      c.status, c.document_url, c.score
     from (select distinct vendor_id from target where scope = 'full' and vendor_id is not null) vendor
     join compliance_certificates c on c.vendor_id = vendor.vendor_id
     where c.status = 'valid' and (c.expiry_date is null or c.expiry_date >= v_today)
@@ -268,7 +280,7 @@ begin
   certificate_part as materialized (
     select
       vendor_id,
-      bit_xor(hash_record_extended(row(id, type, issuing_authority, certificate_number, issue_date, expiry_date,
+      bit_xor(hash_record_extended(row(id, type, issuing_authority, certificate_number, issue_date, shown_expiry_date,
         status, document_url, score), 1)) as hash,
       (min(expiry_date) filter (where expiry_date < v_far::date) + 1)::timestamp at time zone 'UTC' as next_refresh_at
     from certificate
@@ -412,7 +424,7 @@ begin
         end as place,
         jsonb_build_object(
           'id', id, 'type', type, 'issuer', issuing_authority, 'certificate_number', certificate_number,
-          'issue_date', market_sync.iso(issue_date), 'expiry_date', market_sync.iso(expiry_date),
+          'issue_date', market_sync.iso(issue_date), 'expiry_date', market_sync.iso(shown_expiry_date),
           'status', status, 'document_url', document_url, 'score', score) as body
       from certificate
       where vendor_id in (select vendor_id from changed_vendor)
@@ -566,7 +578,9 @@ begin
         else excluded.changed_at end,
       parked_at = null, next_attempt_at = case
         when snapshot_state.attempts > 0 and snapshot_state.parked_at is null and snapshot_state.failed_stage = 'publish' then snapshot_state.next_attempt_at
-        else excluded.next_attempt_at end
+        -- What changes all the time is not written all the time; what a person does is not kept waiting.
+        when v_manual then excluded.next_attempt_at
+        else greatest(excluded.next_attempt_at, snapshot_state.sent_at + v_publish_interval) end
   ),
   -- The content is the same, but the clock's next change of it is another; or it could not be computed for a while, and
   -- what was parked for that goes on.

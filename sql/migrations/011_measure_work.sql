@@ -31,6 +31,61 @@ comment on column market_sync.activity.kind is
   'reconcile: batches of the consumer (events), bookings recomputed (items), snapshots changed. publish: batches, listings confirmed by MongoDB. failure: attempts to publish a snapshot that failed for reasons of its own. refusal: snapshots that could not be recomputed. redelivery: batches and transactions that came again.';
 comment on column market_sync.activity.busy_ms is 'Milliseconds spent: in reconcile, and from claim to mark.';
 
+-- The way of single changes, instant by instant, of the bookings that somebody watches.
+create table market_sync.traced (
+  booking_id uuid primary key,
+  until timestamptz not null
+);
+comment on table market_sync.traced is 'Bookings of which every change is traced, and until when. Written by trace_latency().';
+
+create table market_sync.latency_trace (
+  id bigint generated always as identity primary key,
+  booking_id uuid not null,
+  epoch int not null,
+  revision bigint not null,
+  committed_at timestamptz,
+  received_at timestamptz,
+  reconcile_started_at timestamptz not null,
+  reconciled_at timestamptz not null,
+  claimed_at timestamptz,
+  replied_at timestamptz,
+  marked_at timestamptz
+);
+create index latency_trace_open_idx on market_sync.latency_trace (booking_id, epoch, revision) where marked_at is null;
+create index latency_trace_reconciled_at_idx on market_sync.latency_trace (reconciled_at);
+comment on table market_sync.latency_trace is
+  'The way of each change of a traced booking: a row a revision, all by PostgreSQL''s clock, kept for a day. Null: not there yet, or nothing was committed (clock, hand, resync).';
+comment on column market_sync.latency_trace.committed_at is 'Commit of the oldest change of its batch.';
+comment on column market_sync.latency_trace.received_at is 'When the consumer received the oldest change of its batch.';
+comment on column market_sync.latency_trace.reconcile_started_at is 'When its recompute had the lock of all recomputes.';
+comment on column market_sync.latency_trace.reconciled_at is 'When the snapshot was written; its commit follows at once.';
+comment on column market_sync.latency_trace.claimed_at is 'When a publisher took it, in this revision or a newer one.';
+comment on column market_sync.latency_trace.replied_at is 'When MongoDB had confirmed it: from here on buyers read it.';
+comment on column market_sync.latency_trace.marked_at is 'When the snapshot was marked as published.';
+
+create function market_sync.trace_latency(p_booking_id uuid, p_for interval default '5 minutes') returns timestamptz
+language plpgsql security definer
+set search_path from current
+as $$
+declare
+  v_until timestamptz := clock_timestamp() + p_for;
+begin
+  if p_for > interval '1 hour' then
+    raise exception 'a booking is traced for an hour at most' using errcode = 'MS400', hint = 'Trace it again when that is over.';
+  end if;
+  delete from market_sync.traced where until < clock_timestamp();
+  if p_for <= interval '0' then
+    delete from market_sync.traced where booking_id = p_booking_id;
+    return null;
+  end if;
+  insert into market_sync.traced (booking_id, until) values (p_booking_id, v_until)
+  on conflict (booking_id) do update set until = excluded.until;
+  return v_until;
+end
+$$;
+comment on function market_sync.trace_latency(uuid, interval) is
+  'Traces every change of a booking for so long, in latency_trace; answers until when. An interval of 0 ends it. Changes nothing else, and so has no row in the audit log.';
+
 -- What compared MongoDB with the snapshots, when, and what it found.
 create table market_sync.drift_check (
   id bigint generated always as identity primary key,
@@ -138,6 +193,7 @@ begin
   where not exists (select from market_inventory_snapshots s where s.booking_id = m.booking_id)
     and not exists (select from storage_bookings b where b.id = m.booking_id);
   delete from market_sync.drift_check where finished_at < clock_timestamp() - interval '90 days';
+  delete from market_sync.latency_trace where reconciled_at < clock_timestamp() - interval '1 day';
 end
 $$;
 comment on function market_sync.fold_measurements() is
@@ -157,7 +213,7 @@ create function market_sync.reconcile_batch(
   p_generation bigint, p_commit_lsn pg_lsn, p_xids bigint[],
   p_bookings uuid[], p_locations uuid[], p_sensors uuid[], p_vendors uuid[], p_inspections uuid[],
   p_bookings_max int, p_lease interval, p_now timestamptz default null, p_resync text default null,
-  p_committed_at timestamptz default null,
+  p_committed_at timestamptz default null, p_received_ms_ago float8 default null,
   out outcome text, out bookings uuid[], out changed_count int, out booking_count int)
 language plpgsql
 set search_path from current
@@ -165,6 +221,8 @@ as $$
 declare
   v_started_at timestamptz;
   v_covered pg_lsn;
+  v_traced uuid[];
+  v_called_at timestamptz := clock_timestamp();
 begin
   changed_count := 0;
   booking_count := 0;
@@ -185,7 +243,17 @@ begin
     return;
   end if;
   if booking_count > 0 then
-    select count(*) filter (where r.changed) into changed_count from market_sync.reconcile_bookings(bookings, p_now, p_committed_at) r;
+    select count(*) filter (where r.changed),
+      array_agg(r.booking_id) filter (where r.changed and r.booking_id in (select t.booking_id from market_sync.traced t where t.until > v_started_at))
+    into changed_count, v_traced
+    from market_sync.reconcile_bookings(bookings, p_now, p_committed_at) r;
+  end if;
+  if v_traced is not null then
+    insert into market_sync.latency_trace
+      (booking_id, epoch, revision, committed_at, received_at, reconcile_started_at, reconciled_at)
+    select state.booking_id, state.epoch, state.revision, p_committed_at,
+      v_called_at - p_received_ms_ago * interval '1 millisecond', v_started_at, clock_timestamp()
+    from market_sync.snapshot_state state where state.booking_id = any (v_traced);
   end if;
   bookings := null;
   if p_resync is not null then
@@ -306,7 +374,8 @@ begin
   end if;
 
   update market_sync.snapshot_state
-  set claimed_by = p_publisher, claimed_at = clock_timestamp(), lease_until = clock_timestamp() + p_lease
+  set claimed_by = p_publisher, claimed_at = clock_timestamp(), sent_at = clock_timestamp(),
+    lease_until = clock_timestamp() + p_lease
   where booking_id = any (v_ids);
 
   select bool_or(published_at is null) into v_first from market_inventory_snapshots where booking_id = any (v_ids);
@@ -327,8 +396,9 @@ comment on function market_sync.claim_snapshots is
   'Claims snapshots that are still to be published, with a lease, and answers their content.';
 
 -- Marks versions as confirmed by MongoDB. Never lowers what is marked already.
-create or replace function market_sync.mark_published(
-  p_booking_ids uuid[], p_epochs int[], p_revisions bigint[], p_listing_ids text[])
+drop function market_sync.mark_published(uuid[], int[], bigint[], text[]);
+create function market_sync.mark_published(
+  p_booking_ids uuid[], p_epochs int[], p_revisions bigint[], p_listing_ids text[], p_replied_ms_ago float8 default null)
 returns void
 language plpgsql
 set search_path from current
@@ -336,6 +406,8 @@ as $$
 declare
   v_latencies_ms float8[];
   v_claimed_at timestamptz;
+  v_called_at timestamptz := clock_timestamp();
+  v_publish_interval interval := (select publish_interval from market_sync.settings);
 begin
   perform set_config('synchronous_commit', 'off', true);
   perform from market_sync.snapshot_state where booking_id = any (p_booking_ids) order by booking_id for update;
@@ -345,6 +417,16 @@ begin
   into v_latencies_ms, v_claimed_at
   from market_sync.snapshot_state state where state.booking_id = any (p_booking_ids);
 
+  if exists (select from market_sync.traced) then
+    update market_sync.latency_trace trace
+    set claimed_at = state.claimed_at, replied_at = v_called_at - p_replied_ms_ago * interval '1 millisecond',
+      marked_at = clock_timestamp()
+    from unnest(p_booking_ids, p_epochs, p_revisions) as done (booking_id, epoch, revision)
+    join market_sync.snapshot_state state on state.booking_id = done.booking_id
+    where trace.booking_id = done.booking_id and trace.marked_at is null
+      and (trace.epoch, trace.revision) <= (done.epoch, done.revision);
+  end if;
+
   update market_sync.snapshot_state state
   set published_epoch = case when (done.epoch, done.revision) > (published_epoch, published_revision)
       then done.epoch else published_epoch end,
@@ -353,7 +435,11 @@ begin
     -- A change that came meanwhile came after the claim.
     changed_at = case when (done.epoch, done.revision) < (state.epoch, state.revision) then state.claimed_at end,
     claimed_at = null,
-    claimed_by = null, lease_until = null, next_attempt_at = '-infinity',
+    claimed_by = null, lease_until = null,
+    -- A change that came meanwhile waits for the end of publish_interval, and not for what failed before.
+    next_attempt_at = case
+      when (done.epoch, done.revision) < (state.epoch, state.revision) then least(state.next_attempt_at, state.sent_at + v_publish_interval)
+      else '-infinity' end,
     -- That MongoDB took it says nothing of a recompute that failed: that stays parked, and seen.
     attempts = case when failed_stage = 'reconcile' then attempts else 0 end,
     first_failed_at = case when failed_stage = 'reconcile' then first_failed_at end,

@@ -83,7 +83,7 @@ create index manual_state_held_idx on market_sync.manual_state (since) where sta
 -- incident in which a million wait. A publisher claims in the same order: what is in work stands in front.
 create view market_sync.queue as
 with due as materialized (
-  select lease_until > clock_timestamp() as in_work,
+  select lease_until > clock_timestamp() as in_work, false as failed,
     coalesce(first_failed_at, changed_at, nullif(next_attempt_at, '-infinity')) as at
   from market_sync.snapshot_state
   where (epoch, revision) > (published_epoch, published_revision) and parked_at is null
@@ -91,12 +91,14 @@ with due as materialized (
   order by next_attempt_at
   limit 100001
 ), later as materialized (
-  select lease_until > clock_timestamp() as in_work, coalesce(first_failed_at, changed_at, next_attempt_at) as at
+  select lease_until > clock_timestamp() as in_work, attempts > 0 as failed, coalesce(first_failed_at, changed_at, next_attempt_at) as at
   from market_sync.snapshot_state
   where (epoch, revision) > (published_epoch, published_revision) and parked_at is null
     and next_attempt_at > (select clock_timestamp())
   order by next_attempt_at
   limit 100001
+), waiting as (
+  select * from due union all select * from later
 ), parked as (
   select parked_at as at from market_sync.snapshot_state where parked_at is not null order by parked_at limit 100001
 ), held as (
@@ -111,11 +113,11 @@ with due as materialized (
   order by next_refresh_at
   limit 100001
 ), counted (state, count, oldest_at) as (
-  select 'to_publish', count(*), min(at) from due where in_work is not true
+  select 'to_publish', count(*), min(at) from waiting where in_work is not true and not failed
   union all
-  select 'in_work', count(*), min(at) from (select * from due union all select * from later) claimed where in_work
+  select 'in_work', count(*), min(at) from waiting where in_work
   union all
-  select 'waiting_for_retry', count(*), min(at) from later where in_work is not true
+  select 'waiting_for_retry', count(*), min(at) from waiting where in_work is not true and failed
   union all
   select 'parked', count(*), min(at) from parked
   union all
@@ -129,7 +131,7 @@ from counted;
 comment on view market_sync.queue is
   'What waits and for what, always six rows. to_publish, in_work and waiting_for_retry together are what MongoDB has not confirmed; the others may overlap with them. At most 100,001 are counted of each: 100001 says that there are more, to_publish and in_work counting together.';
 comment on column market_sync.queue.state is
-  'to_publish: a publisher may take it. in_work: a publisher has it. waiting_for_retry: it failed and is tried again by itself. parked: it failed too often. held: by hand, and not ended since. due_for_refresh: the clock has changed it, the next refresh recomputes it.';
+  'to_publish: a publisher may take it, at once or at the end of publish_interval. in_work: a publisher has it. waiting_for_retry: it failed and is tried again by itself. parked: it failed too often. held: by hand, and not ended since. due_for_refresh: the clock has changed it, the next refresh recomputes it.';
 comment on column market_sync.queue.oldest_at is
   'Since when the oldest waits: its commit, or its first failure; parked, held or due since then. Of those that are counted. Null when there is none.';
 

@@ -125,6 +125,7 @@ export interface WindowSettings {
   pestWindowSeconds: number;
   sensorStaleSeconds: number;
   retentionSeconds: number;
+  publishIntervalMs: number;
 }
 
 /** Stores the windows for every process and for SQL; asks for a recompute of everything when what a snapshot says depends on the change. */
@@ -135,11 +136,16 @@ export async function storeWindows(db: Database, windows: WindowSettings): Promi
        stored as (
          update market_sync.settings
          set pest_window = make_interval(secs => $1), sensor_stale_after = make_interval(secs => $2),
-           retention = make_interval(secs => $3))
+           retention = make_interval(secs => $3), publish_interval = $4 * interval '1 millisecond')
      select market_sync.request_resync('windows were changed')
      from before, market_sync.checkpoint
      where (pest_window, sensor_stale_after) is distinct from (make_interval(secs => $1), make_interval(secs => $2))
        and commit_lsn is not null`,
-    [windows.pestWindowSeconds, windows.sensorStaleSeconds, windows.retentionSeconds],
+    [
+      windows.pestWindowSeconds,
+      windows.sensorStaleSeconds,
+      windows.retentionSeconds,
+      windows.publishIntervalMs,
+    ],
   );
 }

@@ -32,15 +32,20 @@ export interface Published {
   listingId: string;
 }
 
-const MARK = { name: 'mark_published', text: 'select market_sync.mark_published($1, $2, $3, $4)' };
+const MARK = { name: 'mark_published', text: 'select market_sync.mark_published($1, $2, $3, $4, $5)' };
 
-/** Marks confirmed versions. What is marked already is never lowered. */
-export async function markPublished(db: Database, published: Published[]): Promise<void> {
+/** Marks versions that MongoDB confirmed `repliedMsAgo` milliseconds ago. What is marked already is never lowered. */
+export async function markPublished(
+  db: Database,
+  published: Published[],
+  { repliedMsAgo }: { repliedMsAgo?: number } = {},
+): Promise<void> {
   await queryPrepared(db, MARK, [
     published.map((entry) => entry.bookingId),
     published.map((entry) => entry.epoch),
     published.map((entry) => entry.revision),
     published.map((entry) => entry.listingId),
+    repliedMsAgo ?? null,
   ]);
 }
 

@@ -135,10 +135,11 @@ async function claimAndPublish(
   onClaimed?.(snapshots.length);
   await crashPoint('publisher.claimed');
   const outcomes = await writeListings(ctx.market, snapshots.map(toWrite));
+  const repliedAtMs = performance.now();
 
   const unavailable = findOutage(outcomes);
   const undone = await findUndone(ctx, outcomes);
-  const results = await settle(ctx, { snapshots, outcomes, undone });
+  const results = await settle(ctx, { snapshots, outcomes, undone, repliedAtMs });
   await crashPoint('publisher.marked');
   if (unavailable !== undefined) {
     return { outcome: 'unavailable', error: unavailable, claimed: snapshots.length };
@@ -173,13 +174,21 @@ async function findUndone(ctx: PublishContext, outcomes: ListingOutcome[]): Prom
   );
 }
 
+interface Reply {
+  snapshots: Snapshot[];
+  /** In the order of the snapshots. */
+  outcomes: ListingOutcome[];
+  undone: Set<string>;
+  repliedAtMs: number;
+}
+
 /**
  * Marks what was confirmed, gives back what MongoDB could not take or what was undone, counts what failed for reasons of
  * its own.
  */
 async function settle(
   ctx: PublishContext,
-  { snapshots, outcomes, undone }: { snapshots: Snapshot[]; outcomes: ListingOutcome[]; undone: Set<string> },
+  { snapshots, outcomes, undone, repliedAtMs }: Reply,
 ): Promise<PublishResult[]> {
   const published: (PublishResult & { result: 'published'; epoch: number })[] = [];
   const failed: PublishResult[] = [];
@@ -212,7 +221,9 @@ async function settle(
     }
   }
   if (published.length > 0) await crashPoint('publisher.written');
-  if (published.length > 0) await markPublished(ctx.pool, published);
+  if (published.length > 0) {
+    await markPublished(ctx.pool, published, { repliedMsAgo: performance.now() - repliedAtMs });
+  }
   if (returned.length > 0) await releaseClaims(ctx.pool, { publisher: ctx.publisher, bookingIds: returned });
   return [...published, ...failed];
 }

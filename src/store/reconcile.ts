@@ -29,6 +29,8 @@ export interface ReconcileBatch {
   resyncReason: string | undefined;
   /** When the oldest change of the batch was committed, by PostgreSQL's clock; undefined without one. */
   committedAt: Date | undefined;
+  /** Milliseconds since the oldest change of the batch was received, for those who trace one. */
+  receivedMsAgo?: number | undefined;
 }
 
 export type BatchOutcome =
@@ -40,7 +42,7 @@ export type BatchOutcome =
 const RECONCILE_BATCH = {
   name: 'reconcile_batch',
   text: `select outcome, bookings, booking_count, changed_count
-         from market_sync.reconcile_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, make_interval(secs => $10), $11, $12, $13)`,
+         from market_sync.reconcile_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, make_interval(secs => $10), $11, $12, $13, $14)`,
 };
 
 /**
@@ -67,6 +69,7 @@ export async function reconcileBatch(client: pg.ClientBase, batch: ReconcileBatc
     batch.now ?? null,
     batch.resyncReason ?? null,
     batch.committedAt ?? null,
+    batch.receivedMsAgo ?? null,
   ]);
   const row = rows[0];
   if (row === undefined) throw new Error('reconcile_batch answered nothing');

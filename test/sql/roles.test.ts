@@ -33,6 +33,7 @@ const FUNCTIONS: Record<string, string> = {
   'withdraw(uuid[],text)': OPERATE,
   'set_override(uuid,text,text,numeric,text,text,text,timestamp with time zone,bigint)': OPERATE,
   'end_override(uuid,text,bigint)': OPERATE,
+  'trace_latency(uuid,interval)': 'operator admin',
   'pause(text)': 'admin api',
   'resume()': 'admin api',
   'resync(text)': 'admin api',
@@ -42,7 +43,7 @@ const FUNCTIONS: Record<string, string> = {
   'renew_consumer(bigint,interval,timestamp with time zone)': 'consumer',
   'release_consumer(bigint)': 'consumer',
   'begin_history(bigint,text,text,integer,pg_lsn,boolean,integer,text)': 'consumer',
-  'reconcile_batch(bigint,pg_lsn,bigint[],uuid[],uuid[],uuid[],uuid[],uuid[],integer,interval,timestamp with time zone,text,timestamp with time zone)':
+  'reconcile_batch(bigint,pg_lsn,bigint[],uuid[],uuid[],uuid[],uuid[],uuid[],integer,interval,timestamp with time zone,text,timestamp with time zone,double precision)':
     'consumer',
   'reconcile_bookings(uuid[],timestamp with time zone,timestamp with time zone)': 'consumer api',
   'resync_chunk(integer,timestamp with time zone)': 'consumer',
@@ -53,7 +54,7 @@ const FUNCTIONS: Record<string, string> = {
   'is_paused()': 'consumer publisher api',
   'release_claims(text,uuid[])': 'consumer publisher api',
   'claim_snapshots(text,interval,integer,uuid[])': 'publisher api',
-  'mark_published(uuid[],integer[],bigint[],text[])': 'publisher api',
+  'mark_published(uuid[],integer[],bigint[],text[],double precision)': 'publisher api',
   'record_failure(uuid,text,interval,integer,integer,bigint)': 'publisher api',
   'find_unknown_versions(uuid[],integer[],bigint[],text[])': 'publisher api',
   'cut_unless_known(uuid[],integer[],bigint[],text[],text,integer)': 'publisher api',
@@ -129,19 +130,27 @@ const RELATIONS: Record<string, Privileges> = {
     api: 'select, insert, update, delete',
   },
   latency_histogram: { api: 'select' },
+  latency_trace: VIEW,
   manual_action: {},
   manual_state: { api: 'select' },
   migrations: EVERYBODY,
   override: { api: 'select' },
   resync: { consumer: 'select, update (finished_at, phase)', api: 'select' },
   revision: { api: 'select' },
-  settings: { consumer: 'select, update (pest_window, retention, sensor_stale_after)' },
+  settings: { consumer: 'select, update (pest_window, publish_interval, retention, sensor_stale_after)' },
   snapshot_state: { consumer: 'select', publisher: 'select', api: 'select' },
+  traced: {},
   task: { consumer: 'select, update, delete', api: 'select, insert, update' },
 };
 
 /** Identity columns draw from these by themselves; nobody else does. */
-const SEQUENCES = ['drift_check_id_seq', 'manual_action_id_seq', 'override_version_seq', 'resync_id_seq'];
+const SEQUENCES = [
+  'drift_check_id_seq',
+  'latency_trace_id_seq',
+  'manual_action_id_seq',
+  'override_version_seq',
+  'resync_id_seq',
+];
 
 let database: TestDatabase;
 beforeAll(async () => {
