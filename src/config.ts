@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import { type CrashSetting, parseCrashSetting } from './crash-point.ts';
 import { SettingsError } from './errors.ts';
+import { SETTING_USERS, type SettingUser } from './setting-users.ts';
 import { SETTINGS } from './settings.ts';
 
 const MINUTE_SECONDS = 60;
@@ -10,7 +11,7 @@ const DAY_SECONDS = 24 * HOUR_SECONDS;
 
 const schema = z.object(SETTINGS);
 type Settings = z.output<typeof schema>;
-export type SettingName = keyof Settings;
+type SettingName = keyof Settings;
 
 /** All of it is needed to believe a token. */
 type Oidc = Readonly<{ issuer: string; audience: string; algorithms: readonly string[]; roleClaim: string }>;
@@ -168,8 +169,17 @@ function describeValue(name: SettingName, value: string | undefined): string {
   return SECRETS.has(name) ? '(not shown)' : value;
 }
 
-/** One line a setting for `--help` and the README: name, default, meaning. */
-export function listSettings(): { name: SettingName; fallback: string | undefined; meaning: string }[] {
+/** What is known of a setting, for `--help` and docs/configuration.md. */
+export interface SettingFacts {
+  name: SettingName;
+  fallback: string | undefined;
+  meaning: string;
+  /** What a value may be, in words: bounds, a choice, a form. */
+  bounds: string;
+  usedBy: readonly SettingUser[];
+}
+
+export function listSettings(): SettingFacts[] {
   const defaults = schema.parse({});
   return (Object.keys(SETTINGS) as SettingName[]).map((name) => {
     const fallback = name === 'DATA_DIR' ? '.data' : defaults[name];
@@ -177,6 +187,21 @@ export function listSettings(): { name: SettingName; fallback: string | undefine
       name,
       fallback: fallback === undefined ? undefined : String(fallback),
       meaning: SETTINGS[name].description ?? '',
+      bounds: describeBounds(SETTINGS[name]),
+      usedBy: SETTING_USERS[name],
     };
   });
+}
+
+/** From the schema itself: its limits, its choices, or else what it says of a value that it refuses. */
+function describeBounds(setting: z.ZodType): string {
+  const { minimum, maximum, enum: choices } = z.toJSONSchema(setting, { unrepresentable: 'any' });
+  if (minimum !== undefined && maximum !== undefined) return `${minimum} to ${maximum}`;
+  if (choices !== undefined) return choices.join(', ');
+  // Wrong for every setting of a form: what the message then says is what the form is.
+  for (const refused of ['\0', '.']) {
+    const message = setting.safeParse(refused).error?.issues[0]?.message;
+    if (message !== undefined) return message.replace(/^must (be |have |look )?/, '');
+  }
+  return 'any text';
 }

@@ -120,6 +120,8 @@ test.skipIf(spawnSync(PROMTOOL, ['--version']).error !== undefined)(
   'promtool accepts the alerts and the scrape settings',
   () => {
     execFileSync(PROMTOOL, ['check', 'rules', join(PROMETHEUS, 'alerts.yml')]);
-    execFileSync(PROMTOOL, ['check', 'config', '--syntax-only', join(PROMETHEUS, 'prometheus.yml')]);
+    for (const file of ['prometheus.yml', 'compose.yml']) {
+      execFileSync(PROMTOOL, ['check', 'config', '--syntax-only', join(PROMETHEUS, file)]);
+    }
   },
 );

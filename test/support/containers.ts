@@ -1,13 +1,14 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { GenericContainer, Wait } from 'testcontainers';
+import { readCompose } from '../ops/compose-file.ts';
 
 /**
  * Runs a command against a real PostgreSQL and a real MongoDB in containers, by the variables that the tests read:
  *
  *   npx node test/support/containers.ts -- npx vitest run test/market test/pipeline
  *
- * Needs a Docker engine; without one it says so and exits with 1.
+ * The images are those of docker-compose.yml. Needs a Docker engine; without one it says so and exits with 1.
  */
 async function main(command: string[]): Promise<number> {
   const [program, ...args] = command;
@@ -29,8 +30,10 @@ async function main(command: string[]): Promise<number> {
   }
 }
 
+const imageOf = (service: 'postgres' | 'mongodb'): string => readCompose().services[service]?.image ?? '';
+
 const startPostgres = () =>
-  new GenericContainer('postgres:18')
+  new GenericContainer(imageOf('postgres'))
     .withEnvironment({ POSTGRES_PASSWORD: 'test' })
     .withCommand([
       'postgres',
@@ -48,7 +51,7 @@ const startPostgres = () =>
 
 /** A replica set of one, so that majority and retryable writes are real. */
 async function startMongo() {
-  const container = await new GenericContainer('mongo:8')
+  const container = await new GenericContainer(imageOf('mongodb'))
     .withCommand(['mongod', '--replSet', 'rs0', '--bind_ip_all'])
     .withExposedPorts(27017)
     .withWaitStrategy(Wait.forLogMessage(/Waiting for connections/))
