@@ -8,6 +8,7 @@ create table market_sync.audit_run (
   id bigint generated always as identity primary key,
   reason text not null,
   requested_by text not null,
+  worker text not null check (worker in ('pipeline', 'command')),
   repair text not null check (repair in ('off', 'safe', 'all')),
   state text not null default 'queued' check (state in ('queued', 'running', 'done', 'failed', 'cancelled')),
   requested_at timestamptz not null default clock_timestamp(),
@@ -29,6 +30,8 @@ comment on table market_sync.audit_run is
   'Comparisons of everything: source rows, snapshots, listings. One is open at a time; its cursor is written with what it found.';
 comment on column market_sync.audit_run.repair is
   'off: only look. safe: what reconcile and publisher mend, and listings of ours without a snapshot. all: listings that this project cannot have written, too.';
+comment on column market_sync.audit_run.worker is
+  'pipeline: any of its processes works on it. command: a person''s market-sync audit, and when that was killed the next one.';
 comment on column market_sync.audit_run.generation is 'Rises when a process takes it up: one that is not the last cannot write.';
 comment on column market_sync.audit_run.phase is
   'bookings: by id, each with its snapshot and the listings up to the next one. strays: listings whose booking_id is no id.';
@@ -481,7 +484,9 @@ comment on function market_sync.audit_snapshots(uuid[], timestamptz) is
 
 -- Mends what an audit found, by a recompute that writes whatever the hashes say, and by publishing it at a revision above
 -- everything known of it: the snapshot's, its state's, and MongoDB's (p_market_revisions, null where there is none).
-create function market_sync.repair_snapshots(p_booking_ids uuid[], p_market_revisions bigint[], p_now timestamptz default null)
+-- p_listing_ids: the _id of the document that MongoDB has, which the publisher then updates rather than insert another.
+create function market_sync.repair_snapshots(
+  p_booking_ids uuid[], p_market_revisions bigint[], p_listing_ids text[], p_now timestamptz default null)
 returns void
 language plpgsql security definer
 set search_path from current
@@ -522,12 +527,16 @@ begin
   perform set_config('market_sync.manual', 'on', true);
   perform market_sync.reconcile_bookings(p_booking_ids, p_now);
   perform set_config('market_sync.manual', '', true);
+  update market_inventory_snapshots s set market_listing_id = asked.listing_id
+  from unnest(p_booking_ids, p_listing_ids) as asked (booking_id, listing_id)
+  where s.booking_id = asked.booking_id and asked.listing_id <> coalesce(s.market_listing_id, '');
 end
 $$;
-comment on function market_sync.repair_snapshots(uuid[], bigint[], timestamptz) is
+comment on function market_sync.repair_snapshots(uuid[], bigint[], text[], timestamptz) is
   'Recomputes these bookings whatever their hashes say, at a revision above every one that is known of them, to be published.';
 
-create function market_sync.request_audit(p_reason text, p_requested_by text, p_repair text) returns bigint
+create function market_sync.request_audit(
+  p_reason text, p_requested_by text, p_repair text, p_worker text default 'pipeline') returns bigint
 language plpgsql security definer
 set search_path from current
 as $$
@@ -537,14 +546,15 @@ begin
   perform pg_advisory_xact_lock(5504, 2);
   select id into v_id from market_sync.audit_run where state in ('queued', 'running');
   if v_id is null then
-    insert into market_sync.audit_run (reason, requested_by, repair) values (p_reason, p_requested_by, p_repair)
+    insert into market_sync.audit_run (reason, requested_by, repair, worker)
+    values (p_reason, p_requested_by, p_repair, p_worker)
     returning id into v_id;
   end if;
   perform pg_notify('market_sync_audit', '');
   return v_id;
 end
 $$;
-comment on function market_sync.request_audit(text, text, text) is 'Asks for an audit; the one that is open serves all who ask.';
+comment on function market_sync.request_audit(text, text, text, text) is 'Asks for an audit; the one that is open serves all who ask.';
 
 create function market_sync.audit(p_reason text, p_repair text default 'safe') returns bigint
 language plpgsql security definer

@@ -29,9 +29,7 @@ function isSame(expected: unknown, actual: unknown): boolean {
   // `__proto__` is a key like any other here.
   return (
     theirs.length === ours.length &&
-    ours.every(
-      (key) => Object.hasOwn(actual, key) && isSame(own(expected, key), own(actual, key)),
-    )
+    ours.every((key) => Object.hasOwn(actual, key) && isSame(own(expected, key), own(actual, key)))
   );
 }
 

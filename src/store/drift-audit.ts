@@ -6,13 +6,17 @@ import { type AuditContext, confirmListings, confirmSnapshots, type Drift, logge
 import { findStrays, type ListingVerdict, lookAtBookings, lookAtRange } from './drift-listings.ts';
 import { MarketAwayError, repairDrift, rethrowAway } from './drift-repair.ts';
 import {
+  type AuditRequest,
   type AuditRun,
+  abandonAudit,
+  findOpenAudit,
   finishAudit,
   readAudit,
   readPending,
   recordChunkDone,
   recordFound,
   releaseWorkLock,
+  requestAudit,
   requireAudit,
   takeAudit,
   tryWorkLock,
@@ -25,28 +29,48 @@ import { lookAgain, lookAtNext, type SnapshotChunk } from './drift-snapshots.ts'
 const LISTINGS_MAX = 500;
 
 /**
- * Works on an open audit to its end, and answers it; `in_work` when another process does. Throws `AuditLostError` when it
- * was cancelled, and what may pass (`isPassing`): then it stays open, and goes on behind its last whole chunk.
+ * Works on the audit that is asked for, to its end, and answers it: a new one, or one of the same kind that was left open,
+ * from its cursor on. What is open and another's is finished first, or given up where only a person would. Without `asked`:
+ * the one that the pipeline was asked for; undefined when there is none. `in_work` when another process is at one.
+ *
+ * Throws `AuditLostError` when it was cancelled, and what may pass (`isPassing`): then it stays open.
  */
-export async function workAudit(ctx: AuditContext, id: number): Promise<AuditRun | 'in_work'> {
+export async function workAudit(
+  ctx: AuditContext,
+  asked: AuditRequest | undefined,
+): Promise<AuditRun | 'in_work' | undefined> {
   const holder = await connect(ctx.pool);
   let broken: Error | undefined;
   try {
     if (!(await tryWorkLock(holder))) return 'in_work';
     try {
-      await workToEnd(ctx, id);
+      return await workAsked(ctx, asked);
     } finally {
       await releaseWorkLock(holder).catch((error: Error) => {
         broken = error;
       });
     }
-    return await readAudit(ctx.pool, id);
   } finally {
     holder.release(broken);
   }
 }
 
-async function workToEnd(ctx: AuditContext, id: number): Promise<void> {
+async function workAsked(ctx: AuditContext, asked: AuditRequest | undefined): Promise<AuditRun | undefined> {
+  for (;;) {
+    const open = await findOpenAudit(ctx.pool);
+    if (asked === undefined) {
+      if (open === undefined || open.worker === 'command') return undefined;
+      return await workToEnd(ctx, open.id);
+    }
+    if (open === undefined || (open.repair === asked.repair && open.worker === asked.worker)) {
+      return await workToEnd(ctx, open?.id ?? (await requestAudit(ctx.pool, asked)));
+    }
+    if (open.worker === 'command') await abandonAudit(ctx.pool, open.id);
+    else await workToEnd(ctx, open.id);
+  }
+}
+
+async function workToEnd(ctx: AuditContext, id: number): Promise<AuditRun> {
   const run = await takeAudit(ctx.pool, id);
   try {
     if (run.repair !== 'off') {
@@ -56,6 +80,7 @@ async function workToEnd(ctx: AuditContext, id: number): Promise<void> {
     if (run.phase === 'bookings') await auditBookings(ctx, run);
     await auditStrays(ctx, run);
     await finishAudit(ctx.pool, run, { state: 'done' });
+    return await readAudit(ctx.pool, id);
   } catch (error) {
     if (!ctx.signal.aborted && !isPassing(error)) {
       await finishAudit(ctx.pool, run, { state: 'failed', error: describeError(error) });
@@ -126,8 +151,8 @@ async function confirm(
   const snapshots = await confirmSnapshots(ctx, chunk.verdicts);
   const wrong = new Set(snapshots.drift.map(({ bookingId }) => bookingId));
   // What a listing must say is not known while its snapshot is wrong; it is written again with it.
-  const judged = listings.filter(({ bookingId, kind }) =>
-    bookingId === null || kind === 'listing_duplicate' || !wrong.has(bookingId),
+  const judged = listings.filter(
+    ({ bookingId, kind }) => bookingId === null || kind === 'listing_duplicate' || !wrong.has(bookingId),
   );
   const market = await confirmListings(ctx, judged).catch(rethrowMarket);
   return {
@@ -139,9 +164,12 @@ async function confirm(
         fields: verdict.fields,
         snapshot: verdict,
       })),
-      ...market.drift.map(toDrift).filter(({ bookingId, kind }) =>
-        bookingId === null || kind === 'listing_duplicate' || !wrong.has(bookingId),
-      ),
+      ...market.drift
+        .map(toDrift)
+        .filter(
+          ({ bookingId, kind }) =>
+            bookingId === null || kind === 'listing_duplicate' || !wrong.has(bookingId),
+        ),
     ],
     inFlight: new Set([...snapshots.inFlight, ...market.inFlight]),
     parked: new Set([...snapshots.parked, ...market.parked]),
@@ -232,3 +260,16 @@ async function auditStrays(ctx: AuditContext, run: AuditRun): Promise<void> {
   }
   await settleChunk(ctx, run, [], { ...none, listings: 0, startedAt });
 }
+
+/** Bookings that one look at the snapshots takes: the more, the fewer times a location's sensors are read. */
+const CHUNK_MAX = 5_000;
+
+/** What of an audit depends on the settings. */
+export const auditSettings = (config: {
+  batchKeysMax: number;
+  publishBatchMax: number;
+}): Pick<AuditContext, 'chunkMax' | 'reconcileMax' | 'publishMax'> => ({
+  chunkMax: CHUNK_MAX,
+  reconcileMax: config.batchKeysMax,
+  publishMax: config.publishBatchMax,
+});

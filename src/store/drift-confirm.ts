@@ -78,6 +78,8 @@ export async function confirmSnapshots(
       if (verdict.kind === 'in_flight') inFlight.add(verdict.bookingId);
       else if (verdict.kind === 'parked') parked.add(verdict.bookingId);
       else if (!verdict.certain && !followed) inFlight.add(verdict.bookingId);
+      // Somebody has just written it: it is looked after.
+      else if (versionOf(verdict) !== versionOf(before.verdict)) inFlight.add(verdict.bookingId);
       else {
         const same =
           before.verdict.kind === verdict.kind && before.verdict.fingerprint === verdict.fingerprint;
@@ -92,6 +94,9 @@ export async function confirmSnapshots(
   return { drift, inFlight, parked };
 }
 
+/** The fingerprint begins with epoch and revision. */
+const versionOf = ({ fingerprint }: SnapshotVerdict): string => fingerprint.split(' ', 2).join();
+
 /** Waits until everything committed by now is in the snapshots; false when nobody sees to that. */
 async function untilStreamed(ctx: AuditContext): Promise<boolean> {
   if (!(await isFollowed(ctx.pool))) return false;
@@ -100,7 +105,10 @@ async function untilStreamed(ctx: AuditContext): Promise<boolean> {
   while (!(await hasPassed(ctx.pool, mark))) {
     ctx.signal.throwIfAborted();
     if (performance.now() > deadline || !(await isFollowed(ctx.pool))) {
-      ctx.log.warn({ waited_ms: STREAM_WAIT_MS_MAX }, 'the consumer does not follow, what may be in flight is left out');
+      ctx.log.warn(
+        { waited_ms: STREAM_WAIT_MS_MAX },
+        'the consumer does not follow, what may be in flight is left out',
+      );
       return false;
     }
     await sleep(POLL_MS, ctx.signal);

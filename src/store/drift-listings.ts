@@ -173,8 +173,7 @@ function judge(known: KnownRow, documents: Document[]): ListingVerdict[] {
     return documents.map((document) => ({ ...verdict('listing_orphan', key, document), mustGo: true }));
   }
   if (standing !== 'quiet') return [verdict(standing, key)];
-  const listing =
-    documents.find((document) => idOf(document) === known.market_listing_id) ?? documents[0];
+  const listing = documents.find((document) => idOf(document) === known.market_listing_id) ?? documents[0];
   const others = documents
     .filter((document) => document !== listing)
     .map((document) => ({ ...verdict('listing_duplicate', key, document), mustGo: true }));
@@ -258,13 +257,6 @@ function verdict(
           },
     mustGo: false,
   };
-}
-
-/** The revision that a document of ours has or seems to have, for a repair to go above; null where nothing can be said. */
-export function marketRevisionOf({ document }: ListingVerdict): number | null {
-  const revision = document?.revision;
-  if (typeof revision !== 'number' || !(revision >= 0 && revision < Number.MAX_SAFE_INTEGER)) return null;
-  return Math.ceil(revision);
 }
 
 /** Whether this project may have written the document: then it may take it away, too, unasked. */

@@ -1,9 +1,9 @@
 import { ensureListingIndexes } from '../mongo.ts';
 import { sleep } from '../sleep.ts';
 import { type AuditContext, type Drift, logged } from './drift-confirm.ts';
-import { isOurs, type ListingVerdict, lookAtBookings, marketRevisionOf } from './drift-listings.ts';
+import { isOurs, type ListingVerdict, lookAtBookings } from './drift-listings.ts';
 import { type Repair, subjectOf } from './drift-run.ts';
-import { lookAgain, repairSnapshots } from './drift-snapshots.ts';
+import { lookAgain, repairSnapshots, type SnapshotRepair } from './drift-snapshots.ts';
 import { deleteSeen } from './listings.ts';
 import { publishBookings } from './publish.ts';
 
@@ -31,24 +31,16 @@ export async function repairDrift(
       part.flatMap(({ document }) => (document === undefined ? [] : [document])),
     ).catch(rethrowAway);
   }
-  const revisions = new Map<string, number | null>();
-  for (const { bookingId, kind, listing } of drift) {
-    if (bookingId === null || kind === 'listing_orphan') continue;
-    const revision = listing === undefined ? null : marketRevisionOf(listing);
-    revisions.set(bookingId, maxOf(revisions.get(bookingId) ?? null, revision));
-  }
-  const bookingIds = [...revisions.keys()];
-  // A snapshot that is lost may have a listing that is not: above it, too.
-  const bare = drift.filter(({ kind }) => kind === 'snapshot_missing').map(({ bookingId }) => bookingId as string);
-  for (const [id, revision] of await readMarketRevisions(ctx, bare)) {
-    revisions.set(id, maxOf(revisions.get(id) ?? null, revision));
-  }
+  const bookingIds = [
+    ...new Set(
+      drift.flatMap(({ bookingId, kind }) =>
+        bookingId === null || kind === 'listing_orphan' ? [] : [bookingId],
+      ),
+    ),
+  ];
   for (const ids of inParts(bookingIds, ctx.reconcileMax)) {
-    await repairSnapshots(ctx.pool, {
-      bookingIds: ids,
-      marketRevisions: ids.map((id) => revisions.get(id) ?? null),
-      now: ctx.clock(),
-    });
+    const repairs = await readMarketSide(ctx, ids);
+    await repairSnapshots(ctx.pool, { repairs, now: ctx.clock() });
   }
   for (const ids of inParts(bookingIds, ctx.publishMax)) {
     ctx.signal.throwIfAborted();
@@ -62,7 +54,8 @@ export async function repairDrift(
 }
 
 const mayDelete = (verdict: ListingVerdict, repair: Repair): boolean =>
-  repair === 'all' || (verdict.kind === 'listing_orphan' ? isOurs(verdict) : verdict.kind !== 'listing_stray');
+  repair === 'all' ||
+  (verdict.kind === 'listing_orphan' ? isOurs(verdict) : verdict.kind !== 'listing_stray');
 
 /** What is still, or again, not as it must be. What is on its way by now is as good as there. */
 async function findLeft(
@@ -71,7 +64,10 @@ async function findLeft(
 ): Promise<Set<string>> {
   const left = new Set(
     drift
-      .filter(({ bookingId, listing }) => bookingId === null && listing !== undefined && !mayDelete(listing, repair))
+      .filter(
+        ({ bookingId, listing }) =>
+          bookingId === null && listing !== undefined && !mayDelete(listing, repair),
+      )
       .map(subjectOf),
   );
   let open = [...new Set(drift.flatMap(({ bookingId }) => (bookingId === null ? [] : [bookingId])))];
@@ -85,7 +81,9 @@ async function findLeft(
       if (bookingId !== null && kind !== 'in_flight' && kind !== 'parked') still.add(bookingId);
     }
     const moving = new Set(
-      listings.flatMap(({ bookingId, kind }) => (kind === 'in_flight' && bookingId !== null ? [bookingId] : [])),
+      listings.flatMap(({ bookingId, kind }) =>
+        kind === 'in_flight' && bookingId !== null ? [bookingId] : [],
+      ),
     );
     open = [...new Set([...still, ...moving])];
     if (round >= SETTLE_ROUNDS_MAX || (moving.size === 0 && round >= 3)) {
@@ -98,30 +96,33 @@ async function findLeft(
   return left;
 }
 
-async function readMarketRevisions(
-  { market }: AuditContext,
-  bookingIds: string[],
-): Promise<Map<string, number | null>> {
-  if (bookingIds.length === 0) return new Map();
+/** What is left in MongoDB of these bookings after what had to go is gone: their listings are to be above it. */
+async function readMarketSide({ market }: AuditContext, bookingIds: string[]): Promise<SnapshotRepair[]> {
   const documents = await market.listings
     .find({ booking_id: { $in: bookingIds } })
-    .project<{ booking_id: string; revision?: unknown }>({ _id: 0, booking_id: 1, revision: 1 })
+    .project<{ _id: unknown; booking_id: string; revision?: unknown }>({ booking_id: 1, revision: 1 })
     .toArray()
     .catch(rethrowAway);
-  return new Map(
-    documents.map(({ booking_id: id, revision }) => [
-      id,
-      typeof revision === 'number' && revision >= 0 && revision < Number.MAX_SAFE_INTEGER ? Math.ceil(revision) : null,
-    ]),
-  );
+  const byBooking = new Map(documents.map((document) => [document.booking_id, document]));
+  return bookingIds.map((bookingId) => {
+    const found = byBooking.get(bookingId);
+    return {
+      bookingId,
+      revision: countedRevision(found?.revision),
+      listingId: found === undefined ? null : String(found._id),
+    };
+  });
 }
+
+/** A revision to go above, whoever has written it; null where nothing can be said. */
+const countedRevision = (revision: unknown): number | null =>
+  typeof revision === 'number' && revision >= 0 && revision < Number.MAX_SAFE_INTEGER
+    ? Math.ceil(revision)
+    : null;
 
 export function rethrowAway(cause: unknown): never {
   throw new MarketAwayError('MongoDB cannot be read or written', { cause });
 }
-
-const maxOf = (a: number | null, b: number | null): number | null =>
-  a === null || b === null ? (a ?? b) : Math.max(a, b);
 
 function* inParts<Item>(items: Item[], max: number): Generator<Item[]> {
   for (let at = 0; at < items.length; at += max) yield items.slice(at, at + max);

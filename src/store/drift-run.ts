@@ -38,6 +38,8 @@ export interface AuditRun {
   id: number;
   reason: string;
   requested_by: string;
+  /** Whose it is to work on: see market_sync.audit_run.worker. */
+  worker: 'pipeline' | 'command';
   repair: Repair;
   state: 'queued' | 'running' | 'done' | 'failed' | 'cancelled';
   started_at: Date | null;
@@ -54,7 +56,7 @@ export interface AuditRun {
   error: string | null;
 }
 
-const COLUMNS = `id, reason, requested_by, repair, state, started_at, finished_at, generation, phase, after_booking_id, total,
+const COLUMNS = `id, reason, requested_by, worker, repair, state, started_at, finished_at, generation, phase, after_booking_id, total,
   compared, listings, in_flight, parked, busy_ms, error`;
 type RunRow = AuditRun & Record<string, unknown>;
 
@@ -66,15 +68,20 @@ export class AuditLostError extends Error {
   override name = 'AuditLostError';
 }
 
+export interface AuditRequest {
+  reason: string;
+  requestedBy: string;
+  repair: Repair;
+  worker: AuditRun['worker'];
+}
+
 /** Asks for an audit; the one that is open serves all who ask. Answers its id. */
-export async function requestAudit(
-  db: Database,
-  asked: { reason: string; requestedBy: string; repair: Repair },
-): Promise<number> {
-  const rows = await query<{ id: number }>(db, 'select market_sync.request_audit($1, $2, $3) as id', [
+export async function requestAudit(db: Database, asked: AuditRequest): Promise<number> {
+  const rows = await query<{ id: number }>(db, 'select market_sync.request_audit($1, $2, $3, $4) as id', [
     asked.reason,
     asked.requestedBy,
     asked.repair,
+    asked.worker,
   ]);
   const id = rows[0]?.id;
   if (id === undefined) throw new Error('request_audit answered nothing');
@@ -87,6 +94,17 @@ export async function findOpenAudit(db: Database): Promise<AuditRun | undefined>
     `select ${COLUMNS} from market_sync.audit_run where state in ('queued', 'running')`,
   );
   return rows[0];
+}
+
+/** Gives up an audit that nobody works on. */
+export async function abandonAudit(db: Database, id: number): Promise<void> {
+  await query(
+    db,
+    `update market_sync.audit_run
+     set state = 'cancelled', finished_at = clock_timestamp(), error = 'it was interrupted, and another one asked for'
+     where id = $1 and state in ('queued', 'running')`,
+    [id],
+  );
 }
 
 export async function readAudit(db: Database, id: number): Promise<AuditRun> {
@@ -230,15 +248,7 @@ export async function recordChunkDone(db: Database, run: AuditRun, chunk: ChunkD
        busy_ms = busy_ms + $6, after_booking_id = coalesce($7, after_booking_id),
        phase = case when $7::uuid is null then 'strays' else phase end
      where id = $1`,
-    [
-      run.id,
-      chunk.compared,
-      chunk.listings,
-      chunk.inFlight,
-      chunk.parked,
-      chunk.busyMs,
-      chunk.after ?? null,
-    ],
+    [run.id, chunk.compared, chunk.listings, chunk.inFlight, chunk.parked, chunk.busyMs, chunk.after ?? null],
   );
 }
 

@@ -84,18 +84,22 @@ export async function hasPassed(db: Database, lsn: string): Promise<boolean> {
   return rows[0]?.passed === true;
 }
 
+/** What MongoDB has of a booking that is to be mended; null where it has nothing that helps. */
+export interface SnapshotRepair {
+  bookingId: string;
+  revision: number | null;
+  listingId: string | null;
+}
+
 /** Recomputes these bookings whatever their hashes say, above every revision known of them. */
 export async function repairSnapshots(
   db: Database,
-  {
-    bookingIds,
-    marketRevisions,
-    now,
-  }: { bookingIds: string[]; marketRevisions: (number | null)[]; now: Date | undefined },
+  { repairs, now }: { repairs: SnapshotRepair[]; now: Date | undefined },
 ): Promise<void> {
-  await query(db, 'select market_sync.repair_snapshots($1, $2, $3)', [
-    bookingIds,
-    marketRevisions,
+  await query(db, 'select market_sync.repair_snapshots($1, $2, $3, $4)', [
+    repairs.map(({ bookingId }) => bookingId),
+    repairs.map(({ revision }) => revision),
+    repairs.map(({ listingId }) => listingId),
     now ?? null,
   ]);
 }

@@ -3,7 +3,7 @@ import type { Market } from '../../src/mongo.ts';
 import { query } from '../../src/postgres.ts';
 import { workAudit } from '../../src/store/drift-audit.ts';
 import type { AuditContext } from '../../src/store/drift-confirm.ts';
-import { type AuditRun, type KindCount, readCounts, type Repair, requestAudit } from '../../src/store/drift-run.ts';
+import { type AuditRun, type KindCount, type Repair, readCounts } from '../../src/store/drift-run.ts';
 import { testLog } from '../support/pipeline.ts';
 
 export interface Audited {
@@ -41,13 +41,10 @@ export function auditContext(
 }
 
 /** One audit from beginning to end, in this process. */
-export async function audit(
-  ctx: AuditContext,
-  { repair, requestedBy = 'test' }: { repair: Repair; requestedBy?: string },
-): Promise<Audited> {
-  const id = await requestAudit(ctx.pool, { reason: 'test', requestedBy, repair });
-  const run = await workAudit(ctx, id);
-  if (run === 'in_work') throw new Error('another audit is in work');
+export async function audit(ctx: AuditContext, { repair }: { repair: Repair }): Promise<Audited> {
+  const run = await workAudit(ctx, { reason: 'test', requestedBy: 'test', repair, worker: 'command' });
+  if (run === 'in_work' || run === undefined) throw new Error('another audit is in work');
+  const { id } = run;
   const rows = await query<{ kind: string; subject: string }>(
     ctx.pool,
     `select kind, coalesce(booking_id::text, listing_id) as subject from market_sync.finding where run_id = $1 order by 1, 2`,

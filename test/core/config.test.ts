@@ -50,6 +50,8 @@ test('without any setting everything has its documented default', () => {
     publishSweepCron: '*/5 * * * *',
     refreshCron: '* * * * *',
     cleanupCron: '17 3 * * *',
+    auditCron: '43 2 * * *',
+    auditRepair: 'safe',
     crashSetting: undefined,
   } satisfies Config);
 });
