@@ -125,7 +125,7 @@ function toResult(run: AuditRun, counts: KindCount[]): Record<string, unknown> {
 }
 
 /** A line for each kind, and what to do about it. */
-export function describeAudit(run: AuditRun, counts: KindCount[], { colour }: { colour: boolean }): string {
+function describeAudit(run: AuditRun, counts: KindCount[], { colour }: { colour: boolean }): string {
   const tone = (name: 'green' | 'yellow' | 'red', text: string): string =>
     colour ? styleText(name, text, { validateStream: false }) : text;
   const seconds = Math.round(run.busy_ms) / 1_000;

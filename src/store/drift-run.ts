@@ -5,8 +5,7 @@ import { type Database, query } from '../postgres.ts';
 // with its cursor, so that a kill costs at most the chunk in work.
 
 /** What an audit may mend: see market_sync.audit_run.repair. */
-export const REPAIRS = ['off', 'safe', 'all'] as const;
-export type Repair = (typeof REPAIRS)[number];
+export type Repair = 'off' | 'safe' | 'all';
 
 export type FindingKind =
   | 'snapshot_missing'

@@ -16,7 +16,7 @@ export interface Corruption {
   corrupt: (servers: Servers, bookingIds: string[]) => Promise<string[] | undefined>;
 }
 
-export interface Servers {
+interface Servers {
   pool: pg.Pool;
   market: Market;
 }
