@@ -10,6 +10,7 @@ import { storeWindows } from '../src/store/checkpoint.ts';
 import { readMarketEpoch } from '../src/store/listings.ts';
 import { processName, publishContext } from '../src/store/publish.ts';
 import type { Clock } from '../src/store/reconcile.ts';
+import { startAuditor } from './audit.ts';
 import { type BatchReport, type Consumer, startConsumer } from './consume.ts';
 import { startHistoryCheck } from './history-check.ts';
 import { startPublisher } from './publish.ts';
@@ -49,6 +50,14 @@ export async function startPipeline(ctx: PipelineContext): Promise<Pipeline> {
   const publisher = startPublisher(publish, { batchMax: config.publishBatchMax });
   const resyncer = startResyncer({ pool, market, log, clock, chunkMax: config.batchKeysMax });
   const historyCheck = startHistoryCheck({ pool, market, log });
+  const auditor = startAuditor({
+    pool,
+    market,
+    log,
+    clock,
+    config,
+    publish: publishContext({ config, pool, market, log, random, role: 'sweep' }),
+  });
   const slotWatch = startSlotWatch({ pool, log });
   const consumer = startConsumer({
     pool,
@@ -67,15 +76,25 @@ export async function startPipeline(ctx: PipelineContext): Promise<Pipeline> {
     random,
     ...(ctx.onBatch === undefined ? {} : { onBatch: ctx.onBatch }),
   });
-  const failed = Promise.all([consumer.ended, publisher.ended, resyncer.ended, historyCheck.ended]).then(
-    () => new Promise<never>(() => undefined),
-  );
+  const failed = Promise.all([
+    consumer.ended,
+    publisher.ended,
+    resyncer.ended,
+    historyCheck.ended,
+    auditor.ended,
+  ]).then(() => new Promise<never>(() => undefined));
   // Before anything is waited for: a part may fail while the queue is still starting.
   failed.catch(() => undefined);
   // One that has ended with an error has said so in `failed`; the others are stopped all the same.
   const stopLoops = async (): Promise<void> => {
     await Promise.allSettled([consumer.stop()]);
-    await Promise.allSettled([resyncer.stop(), publisher.stop(), historyCheck.stop(), slotWatch.stop()]);
+    await Promise.allSettled([
+      auditor.stop(),
+      resyncer.stop(),
+      publisher.stop(),
+      historyCheck.stop(),
+      slotWatch.stop(),
+    ]);
   };
   let queue: Queue;
   try {

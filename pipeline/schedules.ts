@@ -5,12 +5,14 @@ import type { Logger } from '../src/log.ts';
 import type { Market } from '../src/mongo.ts';
 import type { AskedJob, ScheduledJob } from '../src/queue.ts';
 import { claimExpired, deleteEnded, foldMeasurements, releaseExpired } from '../src/store/cleanup.ts';
+import { deleteOldAudits } from '../src/store/drift-run.ts';
 import { deleteOldAnswers } from '../src/store/idempotency.ts';
 import { deleteListings } from '../src/store/listings.ts';
 import { findPause } from '../src/store/manual-actions.ts';
 import { type PublishContext, publishBatch } from '../src/store/publish.ts';
 import { type Clock, findDueForRefresh, reconcileBookings } from '../src/store/reconcile.ts';
 import { closeLostTasks, deleteOldTasks } from '../src/store/tasks.ts';
+import { auditOnce } from './audit.ts';
 import { taskJobs } from './tasks.ts';
 
 export interface ScheduleContext {
@@ -27,6 +29,9 @@ const CHUNK_MAX = 250;
 
 /** Days for which ended tasks can be looked at. */
 const TASK_DAYS = 30;
+
+/** Days for which what audits found can be looked at. */
+const AUDIT_DAYS = 90;
 
 /** Kept answers that one cleanup deletes; what is left the next one does. */
 const ANSWERS_MAX = 1_000_000;
@@ -63,6 +68,15 @@ function scheduledJobs(ctx: ScheduleContext): ScheduledJob[] {
         ...(await unlessPaused(ctx, () => cleanUp(ctx, signal))),
         ...(await tidyUp(ctx)),
       }),
+    },
+    {
+      name: 'audit',
+      cron: ctx.config.auditCron,
+      expireInSeconds: 23 * 3600,
+      run: (signal) =>
+        unlessPaused(ctx, () =>
+          auditOnce(ctx, { asked: { reason: 'daily', repair: ctx.config.auditRepair }, signal }),
+        ),
     },
   ];
 }
@@ -152,6 +166,7 @@ async function tidyUp({ pool, config }: ScheduleContext): Promise<Record<string,
     olderThanSeconds: config.idempotencySeconds,
     limit: ANSWERS_MAX,
   });
+  await deleteOldAudits(pool, AUDIT_DAYS);
   await foldMeasurements(pool);
   return { tasks_deleted: tasks, answers_deleted: answers };
 }

@@ -118,7 +118,7 @@ begin
   grant select on
     market_sync.status, market_sync.slot_health, market_sync.queue, market_sync.parked, market_sync.held, market_sync.overrides,
     market_sync.revisions, market_sync.jobs, market_sync.schedules, market_sync.latency, market_sync.throughput,
-    market_sync.drift, market_sync.audit_log, market_sync.latency_trace
+    market_sync.drift, market_sync.drift_findings, market_sync.audit_log, market_sync.latency_trace
     to market_sync_reader, market_sync_api;
   grant execute on function market_sync.judge_slot, market_sync.latency_bound, market_sync.read_jobs,
     market_sync.read_schedules, market_sync.pg_boss_version, market_sync.iso(timestamptz)
@@ -128,7 +128,7 @@ begin
   grant execute on function market_sync.reconcile(uuid[]), market_sync.publish_now, market_sync.retry_parked, market_sync.hold,
     market_sync.release, market_sync.withdraw, market_sync.set_override, market_sync.end_override, market_sync.trace_latency
     to market_sync_operator;
-  grant execute on function market_sync.pause, market_sync.resume, market_sync.resync to market_sync_admin;
+  grant execute on function market_sync.pause, market_sync.resume, market_sync.resync, market_sync.audit to market_sync_admin;
 
   -- The consumer and what runs beside it: resync, refresh, cleanup, tasks, the queue.
   grant execute on function market_sync.acquire_consumer, market_sync.renew_consumer, market_sync.release_consumer,
@@ -143,9 +143,14 @@ begin
   grant update (pest_window, sensor_stale_after, retention, publish_interval) on market_sync.settings to market_sync_consumer;
   grant update (phase, finished_at) on market_sync.resync to market_sync_consumer;
   grant update, delete on market_sync.task to market_sync_consumer;
-  -- A backfill goes through every booking, and every snapshot whose booking is gone.
-  grant select (id) on storage_bookings to market_sync_consumer;
+  -- A backfill goes through every booking, and every snapshot whose booking is gone; an audit also looks which are live.
+  grant select (id, booking_status) on storage_bookings to market_sync_consumer;
   grant select (booking_id) on market_inventory_snapshots to market_sync_consumer;
+  grant execute on function market_sync.audit_keys, market_sync.audit_snapshots, market_sync.repair_snapshots,
+    market_sync.mark_stream, market_sync.request_audit
+    to market_sync_consumer;
+  grant select, update, delete on market_sync.audit_run to market_sync_consumer;
+  grant select, insert, update, delete on market_sync.finding, market_sync.finding_count to market_sync_consumer;
   -- Kept answers are deleted when they are old; what they say is none of its business.
   grant select (caller, key, created_at, lease_until), update (lease_until), delete on market_sync.idempotency
     to market_sync_consumer;
@@ -161,7 +166,7 @@ begin
   -- The API checks who calls, and what they may do.
   grant execute on function market_sync.reconcile(uuid[]), market_sync.publish_now, market_sync.retry_parked, market_sync.hold,
     market_sync.release, market_sync.withdraw, market_sync.set_override, market_sync.end_override, market_sync.pause,
-    market_sync.resume, market_sync.resync, market_sync.record_action, market_sync.reconcile_bookings
+    market_sync.resume, market_sync.resync, market_sync.audit, market_sync.record_action, market_sync.reconcile_bookings
     to market_sync_api;
   grant select on market_sync.resync, market_sync.override, market_sync.manual_state, market_sync.revision,
     market_sync.latency_histogram, market_sync.activity

@@ -50,6 +50,8 @@ export type Config = Readonly<{
   publishSweepCron: string;
   refreshCron: string;
   cleanupCron: string;
+  auditCron: string;
+  auditRepair: Settings['AUDIT_REPAIR'];
   /** Where the program is to crash; tests alone can ask for it. */
   crashSetting: CrashSetting | undefined;
 }>;
@@ -116,6 +118,8 @@ function toConfig(settings: Settings): Omit<Config, 'crashSetting'> {
     publishSweepCron: settings.PUBLISH_SWEEP_CRON,
     refreshCron: settings.REFRESH_CRON,
     cleanupCron: settings.CLEANUP_CRON,
+    auditCron: settings.AUDIT_CRON,
+    auditRepair: settings.AUDIT_REPAIR,
   };
 }
 

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { runApi } from './commands/api.ts';
+import { runAudit } from './commands/audit.ts';
 import { runKeysCreate, runKeysList, runKeysRevoke, runKeysRotate } from './commands/keys.ts';
 import { runMigrate } from './commands/migrate.ts';
 import { runPipeline } from './commands/pipeline.ts';
@@ -44,6 +45,14 @@ function buildProgram(): Command {
     .option('--json', 'as one line of JSON')
     .action((options: { json?: boolean }) =>
       withSettings((config, log) => runStatus(config, log, { json: options.json === true })),
+    );
+  add('audit', 'compare every snapshot and listing with what it must say')
+    .option('--repair', 'mend what differs, and delete listings that stand for no booking')
+    .option('--json', 'progress and result as lines of JSON')
+    .action((options: { repair?: boolean; json?: boolean }) =>
+      withSettings((config, log) =>
+        runAudit(config, log, { repair: options.repair === true, json: options.json === true }),
+      ),
     );
   addKeys(add('keys', 'make, list, rotate and revoke keys of the API'));
   return program;

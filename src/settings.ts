@@ -192,4 +192,13 @@ export const SETTINGS = {
   CLEANUP_CRON: cron('17 3 * * *').describe(
     'When old completed and withdrawn snapshots are deleted (cron, UTC).',
   ),
+  AUDIT_CRON: cron('43 2 * * *').describe(
+    'When every snapshot and listing is compared with what it must say (cron, UTC).',
+  ),
+  AUDIT_REPAIR: z
+    .enum(['off', 'safe', 'all'])
+    .default('safe')
+    .describe(
+      'What the scheduled audit repairs: off, only look; safe, what this project has written; all, listings that it cannot have written are deleted, too.',
+    ),
 } satisfies Record<string, z.ZodType>;

@@ -6,10 +6,16 @@ import type { Config } from '../config.ts';
 import { EnvironmentError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import { requireMigrated } from '../migrate.ts';
+import { connectMarket, type Market } from '../mongo.ts';
 import { checkPostgres } from '../postgres.ts';
 import { openPool } from './services.ts';
 
-const runFileSchema = z.object({ database_url: z.string() });
+const runFileSchema = z.object({
+  database_url: z.string(),
+  mongodb_url: z.string(),
+  mongodb_database: z.string(),
+});
+type RunningServers = z.output<typeof runFileSchema>;
 
 /** Works on the database of DATABASE_URL, or else on that of a `start` that runs in DATA_DIR. */
 export async function withRunningDatabase<Result>(
@@ -17,7 +23,7 @@ export async function withRunningDatabase<Result>(
   log: Logger,
   work: (pool: pg.Pool) => Promise<Result>,
 ): Promise<Result> {
-  const databaseUrl = config.databaseUrl ?? (await findRunningDatabase(config.dataDir));
+  const databaseUrl = config.databaseUrl ?? (await findRunning(config.dataDir)).database_url;
   const pool = openPool(config, log, databaseUrl);
   try {
     await checkPostgres(pool, databaseUrl, { logical: false });
@@ -28,10 +34,36 @@ export async function withRunningDatabase<Result>(
   }
 }
 
-async function findRunningDatabase(dataDir: string): Promise<string> {
+/** As `withRunningDatabase`, with the MongoDB of MONGODB_URL, or else that of the same `start`. */
+export async function withRunningServers<Result>(
+  config: Config,
+  log: Logger,
+  work: (servers: { pool: pg.Pool; market: Market }) => Promise<Result>,
+): Promise<Result> {
+  return withRunningDatabase(config, log, async (pool) => {
+    const market = await connectMarket({
+      ...(await findMarket(config)),
+      timeoutMs: config.mongodbTimeoutMs,
+      appName: 'market-sync',
+    });
+    try {
+      return await work({ pool, market });
+    } finally {
+      await market.close();
+    }
+  });
+}
+
+async function findMarket(config: Config): Promise<{ url: string; database: string }> {
+  if (config.mongodbUrl !== undefined) return { url: config.mongodbUrl, database: config.mongodbDatabase };
+  const running = await findRunning(config.dataDir);
+  return { url: running.mongodb_url, database: running.mongodb_database };
+}
+
+async function findRunning(dataDir: string): Promise<RunningServers> {
   const file = join(dataDir, 'run.json');
   try {
-    return runFileSchema.parse(JSON.parse(await readFile(file, 'utf8'))).database_url;
+    return runFileSchema.parse(JSON.parse(await readFile(file, 'utf8')));
   } catch (cause) {
     throw new EnvironmentError(
       `DATABASE_URL is not set, and ${file} does not tell of a running market-sync. Start it, or set DATABASE_URL.`,

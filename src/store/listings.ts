@@ -318,6 +318,26 @@ export async function deleteListingsBefore(
   return deletedCount;
 }
 
+/** A document as somebody saw it: what tells it from the one that a newer write leaves in its place. */
+export interface SeenDocument {
+  _id: unknown;
+  booking_id?: unknown;
+  epoch?: unknown;
+  revision?: unknown;
+}
+
+/** Deletes documents, by `_id`, that are still as they were seen. Throws the driver's error. */
+export async function deleteSeen(market: Market, documents: readonly SeenDocument[]): Promise<void> {
+  if (documents.length === 0) return;
+  await market.listings.bulkWrite(
+    documents.map(({ _id, booking_id = null, epoch = null, revision = null }) => ({
+      // In a filter null is a missing field, too.
+      deleteOne: { filter: { _id, booking_id, epoch, revision } as Filter<WithId<Listing>> },
+    })),
+    { ordered: false },
+  );
+}
+
 /** The highest epoch that a database can have given a listing; 0 when there is none. Throws the driver's error. */
 export async function readMarketEpoch(market: Market): Promise<number> {
   const highest = await market.listings

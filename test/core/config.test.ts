@@ -51,6 +51,8 @@ test('without any setting everything has its documented default', () => {
     publishSweepCron: '*/5 * * * *',
     refreshCron: '* * * * *',
     cleanupCron: '17 3 * * *',
+    auditCron: '43 2 * * *',
+    auditRepair: 'safe',
     crashSetting: undefined,
   } satisfies Config);
 });

@@ -37,6 +37,7 @@ const FUNCTIONS: Record<string, string> = {
   'pause(text)': 'admin api',
   'resume()': 'admin api',
   'resync(text)': 'admin api',
+  'audit(text,text)': 'admin api',
   'record_action(text,uuid[],text,jsonb)': 'api',
   // What the pipeline does.
   'acquire_consumer(text,text,interval)': 'consumer',
@@ -48,6 +49,11 @@ const FUNCTIONS: Record<string, string> = {
   'reconcile_bookings(uuid[],timestamp with time zone,timestamp with time zone)': 'consumer api',
   'resync_chunk(integer,timestamp with time zone)': 'consumer',
   'request_resync(text)': 'consumer',
+  'request_audit(text,text,text,text)': 'consumer',
+  'audit_keys(uuid,integer)': 'consumer',
+  'audit_snapshots(uuid[],timestamp with time zone)': 'consumer',
+  'repair_snapshots(uuid[],bigint[],text[],timestamp with time zone)': 'consumer',
+  'mark_stream()': 'consumer',
   'claim_expired(timestamp with time zone,interval,integer)': 'consumer',
   'delete_ended(uuid[],bigint[])': 'consumer',
   'fold_measurements()': 'consumer',
@@ -60,6 +66,7 @@ const FUNCTIONS: Record<string, string> = {
   'cut_unless_known(uuid[],integer[],bigint[],text[],text,integer)': 'publisher api',
   // What only these functions call.
   'all_visible(bigint[])': NOBODY,
+  'audit_look(uuid[],timestamp with time zone)': NOBODY,
   'capture_compliance_certificates()': NOBODY,
   'capture_crop_inspections()': NOBODY,
   'capture_iot_sensors()': NOBODY,
@@ -105,6 +112,7 @@ const RELATIONS: Record<string, Privileges> = {
   // Views.
   audit_log: VIEW,
   drift: VIEW,
+  drift_findings: VIEW,
   held: VIEW,
   jobs: VIEW,
   latency: VIEW,
@@ -119,12 +127,15 @@ const RELATIONS: Record<string, Privileges> = {
   // Tables.
   activity: { api: 'select' },
   api_key: { api: 'select, update (last_used_at)' },
+  audit_run: { consumer: 'select, update, delete' },
   checkpoint: {
     consumer: 'select, update (malformed_messages)',
     publisher: 'select, update (history_checked_for)',
     api: 'select',
   },
   drift_check: { publisher: 'insert' },
+  finding: { consumer: 'select, insert, update, delete' },
+  finding_count: { consumer: 'select, insert, update, delete' },
   idempotency: {
     consumer: 'select (caller, created_at, key, lease_until), update (lease_until), delete',
     api: 'select, insert, update, delete',
@@ -145,7 +156,9 @@ const RELATIONS: Record<string, Privileges> = {
 
 /** Identity columns draw from these by themselves; nobody else does. */
 const SEQUENCES = [
+  'audit_run_id_seq',
   'drift_check_id_seq',
+  'finding_id_seq',
   'latency_trace_id_seq',
   'manual_action_id_seq',
   'override_version_seq',

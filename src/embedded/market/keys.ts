@@ -79,6 +79,38 @@ export function lookupOf(
   return undefined;
 }
 
+/** Keys of one unique index, between two of them: which of its documents can match. */
+export interface KeyRange {
+  indexId: number;
+  from: string;
+  to: string;
+}
+
+/**
+ * What a filter asks of a unique index by a range of texts like ids. Undefined for any other. What is not like an id and
+ * lies between is found too, unless it has a quote in it.
+ */
+export function rangeOf(indexes: readonly Index[], filter: Document): KeyRange | undefined {
+  const [entry, ...others] = Object.entries(filter);
+  if (entry === undefined || others.length > 0) return undefined;
+  const [path, condition] = entry;
+  const index = indexes.find(({ unique, keys }) => unique && Object.keys(keys).join() === path);
+  if (index === undefined || typeof condition !== 'object' || condition === null) return undefined;
+  const bounds = Object.entries(condition);
+  if (bounds.length === 0 || !bounds.every(([name, value]) => isBound(name) && ID.test(String(value))))
+    return undefined;
+  const { $gt: from, $lte: to } = condition as { $gt?: string; $lte?: string };
+  return {
+    indexId: index.id,
+    from: from === undefined ? '["' : `["${from}`,
+    // Behind every other text.
+    to: to === undefined ? '["\u{10ffff}' : canonicalText([to]),
+  };
+}
+
+const ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+const isBound = (name: string): boolean => name === '$gt' || name === '$lte';
+
 function equalValues(condition: unknown): unknown[] | undefined {
   if (isScalar(condition)) return [condition];
   if (typeof condition !== 'object' || condition === null) return undefined;

@@ -3,8 +3,15 @@ import { compare, resolve } from 'mingo/util';
 import type { Database } from '../../postgres.ts';
 import { assemble, type Document, decode, decodeFields, type Elements, encode, parse } from './bson.ts';
 import { compileFilter, topOf } from './filter.ts';
-import { lookupOf, type UniqueKey } from './keys.ts';
-import { type Collection, countDocuments, findByKeys, type StoredRow, scanDocuments } from './storage.ts';
+import { lookupOf, rangeOf, type UniqueKey } from './keys.ts';
+import {
+  type Collection,
+  countDocuments,
+  findByKeys,
+  type StoredRow,
+  scanDocuments,
+  scanKeyRange,
+} from './storage.ts';
 import { CommandFailure, FAILURE } from './values.ts';
 
 /** What a sort or an aggregation may hold in memory. */
@@ -19,8 +26,10 @@ interface Found {
 async function* findMatches(db: Database, collection: Collection, filter: Document): AsyncGenerator<Found> {
   const lookup = lookupOf(collection.indexes, filter);
   const matches = compileFilter(lookup?.rest ?? filter);
-  const chunks =
-    lookup === undefined ? scanDocuments(db, collection.id) : readByKeys(db, collection.id, lookup.keys);
+  const range = lookup === undefined ? rangeOf(collection.indexes, filter) : undefined;
+  const scan = (): AsyncGenerator<StoredRow[]> =>
+    range === undefined ? scanDocuments(db, collection.id) : scanKeyRange(db, collection.id, range);
+  const chunks = lookup === undefined ? scan() : readByKeys(db, collection.id, lookup.keys);
   for await (const rows of chunks) {
     for (const { body } of rows) {
       const document = parse(body);

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import type { Pool } from 'pg';
 import { type Database, inTransaction, query, queryPrepared } from '../../postgres.ts';
-import { keyName, type UniqueKey } from './keys.ts';
+import { type KeyRange, keyName, type UniqueKey } from './keys.ts';
 
 /** Documents are read in chunks of this many, and of about this many bytes: what one cursor or write holds at most. */
 const CHUNK_DOCUMENTS_MAX = 500;
@@ -148,6 +148,42 @@ export async function* scanDocuments(db: Database, collectionId: number): AsyncG
     afterId = last.id;
   }
 }
+
+/** As `scanDocuments`, those with a key in the range, by key: the embedded cluster's collation is C.UTF-8. */
+export async function* scanKeyRange(
+  db: Database,
+  collectionId: number,
+  { indexId, from, to }: KeyRange,
+): AsyncGenerator<StoredRow[]> {
+  let after = from;
+  for (;;) {
+    const rows = await queryPrepared<StoredRow & { key: string }>(db, SCAN_KEY_RANGE, [
+      collectionId,
+      indexId,
+      after,
+      to,
+      CHUNK_DOCUMENTS_MAX,
+      CHUNK_BYTES_MAX,
+    ]);
+    const last = rows.at(-1);
+    if (last === undefined) return;
+    yield rows;
+    if (rows.length < CHUNK_DOCUMENTS_MAX && last.key === to) return;
+    after = last.key;
+  }
+}
+
+const SCAN_KEY_RANGE = {
+  name: 'market_scan_key_range',
+  text: `
+    select key, id, body from (
+      select key, id, body, sum(octet_length(body)) over (order by key) - octet_length(body) as bytes_before
+      from (select k.key, d.id, d.body
+            from embedded_market.unique_keys k
+            join embedded_market.documents d on d.collection_id = $1 and d.id = k.document_id
+            where k.index_id = $2 and k.key > $3 and k.key <= $4 order by k.key limit $5) chunk
+    ) measured where bytes_before < $6 order by key`,
+};
 
 const FIND_BY_KEYS = {
   name: 'market_find_by_keys',
