@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { runApi } from './commands/api.ts';
+import { DOCTOR_EXIT_CODES, runDoctor } from './commands/doctor.ts';
 import { runKeysCreate, runKeysList, runKeysRevoke, runKeysRotate } from './commands/keys.ts';
 import { runMigrate } from './commands/migrate.ts';
 import { runPipeline } from './commands/pipeline.ts';
@@ -44,6 +45,12 @@ function buildProgram(): Command {
     .option('--json', 'as one line of JSON')
     .action((options: { json?: boolean }) =>
       withSettings((config, log) => runStatus(config, log, { json: options.json === true })),
+    );
+  add('doctor', 'look at both servers, change nothing, and say what is wrong and what to do')
+    .option('--json', 'as one line of JSON')
+    .addHelpText('after', `\nExit codes: ${DOCTOR_EXIT_CODES}.`)
+    .action((options: { json?: boolean }) =>
+      withSettings((config) => runDoctor(config, { json: options.json === true })),
     );
   addKeys(add('keys', 'make, list, rotate and revoke keys of the API'));
   return program;

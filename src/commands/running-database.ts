@@ -9,7 +9,13 @@ import { requireMigrated } from '../migrate.ts';
 import { checkPostgres } from '../postgres.ts';
 import { openPool } from './services.ts';
 
-const runFileSchema = z.object({ database_url: z.string() });
+const runFileSchema = z.object({
+  database_url: z.string(),
+  mongodb_url: z.string().optional(),
+  mongodb_database: z.string().optional(),
+});
+
+export type RunningServers = z.infer<typeof runFileSchema>;
 
 /** Works on the database of DATABASE_URL, or else on that of a `start` that runs in DATA_DIR. */
 export async function withRunningDatabase<Result>(
@@ -29,13 +35,18 @@ export async function withRunningDatabase<Result>(
 }
 
 async function findRunningDatabase(dataDir: string): Promise<string> {
-  const file = join(dataDir, 'run.json');
+  const running = await readRunFile(dataDir);
+  if (running !== undefined) return running.database_url;
+  throw new EnvironmentError(
+    `DATABASE_URL is not set, and ${join(dataDir, 'run.json')} does not tell of a running market-sync. Start it, or set DATABASE_URL.`,
+  );
+}
+
+/** The servers of a `start` that runs in DATA_DIR; undefined when its file is not there or cannot be read. */
+export async function readRunFile(dataDir: string): Promise<RunningServers | undefined> {
   try {
-    return runFileSchema.parse(JSON.parse(await readFile(file, 'utf8'))).database_url;
-  } catch (cause) {
-    throw new EnvironmentError(
-      `DATABASE_URL is not set, and ${file} does not tell of a running market-sync. Start it, or set DATABASE_URL.`,
-      { cause },
-    );
+    return runFileSchema.parse(JSON.parse(await readFile(join(dataDir, 'run.json'), 'utf8')));
+  } catch {
+    return undefined;
   }
 }
