@@ -143,10 +143,15 @@ const lookAtIdentity: Look = async ({ db, sourceSchema }) => {
   const tables = await readTables(db, sourceSchema);
   if (!tables.has('storage_bookings')) return skipped('there is no table storage_bookings');
   if (await hasUsableIdentity(db, sourceSchema)) return ok('storage_bookings is identified by its id');
+  const keys = await query(
+    db,
+    `select from pg_index where indisprimary and indrelid = to_regclass(format('%I.storage_bookings', $1::text))`,
+    [sourceSchema],
+  );
   return failure(
     `storage_bookings has no replica identity that holds its id: published, the application's updates and deletes fail`,
     statements([
-      `alter table "${sourceSchema}".storage_bookings add primary key (id)`,
+      ...(keys.length === 0 ? [`alter table "${sourceSchema}".storage_bookings add primary key (id)`] : []),
       `alter table "${sourceSchema}".storage_bookings replica identity default`,
     ]),
   );
