@@ -226,7 +226,8 @@ export const SERVER_CHECKS: readonly CheckDefinition<PostgresContext>[] = [
     look: lookAtPlaces({
       setting: 'max_wal_senders',
       noun: 'WAL senders',
-      count: 'select count(*) from pg_stat_replication',
+      // Those that only ask which server this is, as this program does, are gone in a moment.
+      count: `select count(*) from pg_stat_replication where state is distinct from 'startup'`,
       own: 'select from pg_replication_slots where slot_name = $1 and active',
     }),
   },

@@ -128,7 +128,7 @@ const lookAtFailover: Look = async ({ db, facts, slotName }) => {
   }
   return warning(
     `${standbys} standbys, and the slot is no failover slot: a failover has everything recomputed. With the pipeline stopped:`,
-    `psql "$DATABASE_URL?replication=database" -c 'alter_replication_slot "${slotName}" (failover true)'`,
+    `psql "$DATABASE_URL?replication=database" -c 'ALTER_REPLICATION_SLOT "${slotName}" (FAILOVER true)'`,
   );
 };
 

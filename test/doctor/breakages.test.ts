@@ -1,9 +1,6 @@
-import pg from 'pg';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { ExamineInput } from '../../src/doctor/examine.ts';
-import { query } from '../../src/postgres.ts';
-import { until } from '../support/pipeline.ts';
-import { connectReplication, findCheck, type Patient, SLOT, splitRemedy, startPatient } from './patient.ts';
+import { findCheck, type Patient, SLOT, splitRemedy, startPatient } from './patient.ts';
 
 let patient: Patient;
 beforeAll(async () => {
@@ -302,7 +299,6 @@ const BREAKAGES: Record<string, Breakage> = {
     status: 'warning',
     sql: ['revoke market_sync_reader from market_sync_operator'],
     says: /apart/,
-    also: {},
   },
   'a role that is gone': {
     check: 'roles',
@@ -317,14 +313,6 @@ const BREAKAGES: Record<string, Breakage> = {
     sql: [`select pg_create_physical_replication_slot('${SLOT}')`],
     says: /plugin \(physical\)/,
     mend: [DROP_SLOT],
-  },
-  'a slot of that name in another database': {
-    check: 'slot_owner',
-    status: 'failure',
-    sql: [MAKE_SLOT],
-    says: /in database postgres/,
-    mend: [DROP_SLOT],
-    also: { slot: 'warning' },
   },
   'a slot that nobody streams from': {
     check: 'slot',
@@ -366,9 +354,6 @@ const BREAKAGES: Record<string, Breakage> = {
     overrides: { now: () => Date.now() - 3_600_000 },
   },
 };
-// Names are unique in a cluster, and the patient has one database only: of another one is told apart by a second login's.
-delete BREAKAGES['a slot of that name in another database'];
-
 test('all is well with a patient that is well', async () => {
   const report = await patient.examineUntil({});
   expect(report).toMatchObject({ ok: true, exit_code: 0 });

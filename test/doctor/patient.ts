@@ -92,10 +92,14 @@ export async function startPatient(options: {
       const wanted = JSON.stringify(Object.entries(troubles).toSorted());
       try {
         // A reload of the configuration takes its moment.
-        await until('the doctor finds what is expected', async () => {
-          report = await examineDatabase(url, overrides);
-          return JSON.stringify(Object.entries(troublesOf(report)).toSorted()) === wanted;
-        }, 10_000);
+        await until(
+          'the doctor finds what is expected',
+          async () => {
+            report = await examineDatabase(url, overrides);
+            return JSON.stringify(Object.entries(troublesOf(report)).toSorted()) === wanted;
+          },
+          10_000,
+        );
       } catch {
         const troubled = report?.checks.filter(({ status }) => status === 'warning' || status === 'failure');
         throw new Error(`expected ${wanted}, found ${JSON.stringify(troubled, null, 1)}`);
@@ -109,10 +113,21 @@ export async function startPatient(options: {
   };
 }
 
-/** A connection that replicates, of the kind `database` or `true` (physical). */
-export async function connectReplication(url: string): Promise<pg.Client> {
+/** Streams WAL as a standby does, and keeps none of it. */
+export async function startStandby({ url, pool }: Patient): Promise<pg.Client> {
   const client = new pg.Client({ connectionString: url, replication: 'true' } as pg.ClientConfig);
-  client.on('error', () => undefined);
+  client.on('error', () => undefined); // Its server may end first.
   await client.connect();
+  const rows = await query<{ lsn: string }>(pool, 'select pg_current_wal_flush_lsn() as lsn');
+  void client.query(`START_REPLICATION PHYSICAL ${rows[0]?.lsn}`).catch(() => undefined);
+  await until('the standby streams', async () => {
+    const found = await query(pool, `select from pg_stat_replication where state = 'streaming'`);
+    return found.length === 1;
+  });
   return client;
+}
+
+/** It is in the middle of a stream, which an orderly end would wait for. */
+export function endStandby(client: pg.Client): void {
+  (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
 }
