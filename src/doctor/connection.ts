@@ -71,6 +71,9 @@ export function judgeBackends(backends: readonly { announced: number; answering:
 const NOT_ALLOWED = '42501';
 const NOT_IN_HBA = '28000';
 
+/** Too many connections or senders, or a server that is about to start: another moment's answer may be another. */
+const NOT_NOW = ['53300', '57P03'];
+
 const lookAtReplication: Look = async ({ url, replication, facts }) => {
   try {
     await replication.identify(url);
@@ -82,6 +85,12 @@ const lookAtReplication: Look = async ({ url, replication, facts }) => {
       return failure(
         `pg_hba.conf does not let a replication connection in (${found}). Reload PostgreSQL afterwards`,
         `echo 'host ${facts.database} ${facts.login} samenet scram-sha-256' >> pg_hba.conf`,
+      );
+    }
+    if (NOT_NOW.includes(sqlStateOf(error) ?? '')) {
+      return warning(
+        `no replication connection is to be had now (${found})`,
+        `psql "$DATABASE_URL" -c 'select * from pg_stat_replication'`,
       );
     }
     return failure(

@@ -114,14 +114,22 @@ export async function startPatient(options: {
 }
 
 /** Streams WAL as a standby does, and keeps none of it. */
-export async function startStandby({ url, pool }: Patient): Promise<pg.Client> {
-  const client = new pg.Client({ connectionString: url, replication: 'true' } as pg.ClientConfig);
+export async function startStandby({ url, pool }: Patient, name = 'standby'): Promise<pg.Client> {
+  const client = new pg.Client({
+    connectionString: url,
+    replication: 'true',
+    application_name: name,
+  } as pg.ClientConfig);
   client.on('error', () => undefined); // Its server may end first.
   await client.connect();
   const rows = await query<{ lsn: string }>(pool, 'select pg_current_wal_flush_lsn() as lsn');
   void client.query(`START_REPLICATION PHYSICAL ${rows[0]?.lsn}`).catch(() => undefined);
   await until('the standby streams', async () => {
-    const found = await query(pool, `select from pg_stat_replication where state = 'streaming'`);
+    const found = await query(
+      pool,
+      `select from pg_stat_replication where state = 'streaming' and application_name = $1`,
+      [name],
+    );
     return found.length === 1;
   });
   return client;
