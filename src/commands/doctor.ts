@@ -1,7 +1,8 @@
 import { identifyServer } from '../../pipeline/replication.ts';
 import { judgeContinuity } from '../../pipeline/slot.ts';
 import type { Config } from '../config.ts';
-import { CATALOGUE, type ExamineInput, examine, type Target } from '../doctor/examine.ts';
+import type { ExamineInput, Target } from '../doctor/examination.ts';
+import { CATALOGUE, examine } from '../doctor/examine.ts';
 import type { ReplicationProbe } from '../doctor/postgres-context.ts';
 import { EnvironmentError } from '../errors.ts';
 import type { Logger } from '../log.ts';

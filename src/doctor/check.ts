@@ -36,6 +36,13 @@ export const warning = (found: string, remedy: string): Finding => ({ status: 'w
 export const failure = (found: string, remedy: string): Finding => ({ status: 'failure', found, remedy });
 export const skipped = (found: string): Finding => ({ status: 'skipped', found });
 
+/** Of a server that cannot be asked. */
+export const skipAll = <Context>(
+  group: string,
+  checks: readonly CheckDefinition<Context>[],
+  found: string,
+): Check[] => checks.map(({ name }) => ({ group, name, ...skipped(found) }));
+
 /** Statements one a line, to copy them all. */
 export const statements = (lines: readonly string[]): string => lines.map((line) => `${line};`).join('\n');
 

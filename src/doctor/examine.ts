@@ -1,31 +1,20 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { describeError } from '../errors.ts';
-import { openMarketClient } from '../mongo.ts';
 import { query, redactUrl, sqlStateOf } from '../postgres.ts';
 import { openReader, type Reader } from '../read-only.ts';
 import { CAPTURE_CHECKS } from './capture.ts';
-import { type Check, type CheckDefinition, type Finding, failure, ok, skipped, warning } from './check.ts';
+import { type Check, type CheckDefinition, type Finding, failure, ok, skipAll, skipped } from './check.ts';
+import { judgeClocks } from './clocks.ts';
 import { CONNECTION_CHECKS } from './connection.ts';
-import { type HelloReply, MARKET_CHECKS, type MarketContext } from './market.ts';
-import {
-  LIMITS,
-  type Limits,
-  type PostgresContext,
-  type ReplicationProbe,
-  readFacts,
-} from './postgres-context.ts';
+import { CHECK_MS, CONNECT_MS, type ExamineInput, judgeMissing, type Part } from './examination.ts';
+import { examineMarket, MARKET_REACHABLE } from './examine-market.ts';
+import { MARKET_CHECKS } from './market.ts';
+import { LIMITS, type PostgresContext, readFacts } from './postgres-context.ts';
 import { SERVER_CHECKS } from './postgres-server.ts';
 import { PRIVILEGE_CHECKS } from './privileges.ts';
 import { SLOT_CHECKS } from './slot.ts';
 import { INDEX_CHECKS } from './source-indexes.ts';
 import { SURROUNDING_CHECKS } from './source-surroundings.ts';
 import { SOURCE_TABLE_CHECKS } from './source-tables.ts';
-
-/** What a check that is no fault may take, so that one does not hold up the report. */
-const CHECK_MS = 1_500;
-
-/** Of a server that is slow to let anybody in. */
-const CONNECT_MS = 5_000;
 
 /** From then on nothing more is looked at: what is left is skipped. */
 const DEADLINE_MS = 8_000;
@@ -43,7 +32,6 @@ const GROUPS: readonly { group: string; checks: readonly CheckDefinition<Postgre
 ];
 
 const POSTGRES_REACHABLE = { group: 'connection', name: 'postgres_reachable' };
-const MARKET_REACHABLE = { group: 'mongodb', name: 'mongodb_reachable' };
 const CLOCKS = { group: 'clocks', name: 'clock_skew' };
 
 /** Every check there is, in the order of the report. */
@@ -75,36 +63,12 @@ export const CATALOGUE: readonly { group: string; name: string; means: string; s
   },
 ];
 
-/** Where a server is; or, where none is known, why not, and what to do. */
-export type Target = { url: string } | { missing: string; remedy: string; needed: boolean };
-
-export interface ExamineInput {
-  postgres: Target;
-  mongodb: Target;
-  mongodbDatabase: string;
-  mongodbTimeoutMs: number;
-  sourceSchema: string;
-  slotName: string;
-  replication: ReplicationProbe;
-  limits?: Partial<Limits>;
-  /** Milliseconds since 1970, of this machine. */
-  now: () => number;
-  /** Ends it: what is under way is cut, and the report says so. */
-  signal?: AbortSignal;
-}
-
 export interface Report {
   ok: boolean;
   /** 0 all is well, 1 warnings, 2 it will not work. */
   exit_code: 0 | 1 | 2;
   checks: Check[];
   duration_ms: number;
-}
-
-/** A server's part of the report, and how far its clock is ahead of this machine's, where it said so. */
-interface Part {
-  checks: Check[];
-  aheadMs?: number;
 }
 
 /**
@@ -130,17 +94,8 @@ export async function examine(input: ExamineInput): Promise<Report> {
   return { ok: exit_code === 0, exit_code, checks, duration_ms };
 }
 
-const skipAll = <Context>(
-  group: string,
-  checks: readonly CheckDefinition<Context>[],
-  found: string,
-): Check[] => checks.map(({ name }) => ({ group, name, ...skipped(found) }));
-
 const skipPostgres = (found: string): Check[] =>
   GROUPS.flatMap(({ group, checks }) => skipAll(group, checks, found));
-
-const judgeMissing = (target: Exclude<Target, { url: string }>): Finding =>
-  target.needed ? failure(target.missing, target.remedy) : skipped(target.missing);
 
 async function examinePostgres(input: ExamineInput, deadline: number): Promise<Part> {
   const target = input.postgres;
@@ -240,94 +195,4 @@ async function lookWith(
     }
     return skipped(`it could not be told (${describeError(error)})`);
   }
-}
-
-async function examineMarket(input: ExamineInput): Promise<Part> {
-  const target = input.mongodb;
-  if ('missing' in target) {
-    return {
-      checks: [
-        { ...MARKET_REACHABLE, ...judgeMissing(target) },
-        ...skipAll('mongodb', MARKET_CHECKS, 'there is no server to ask'),
-      ],
-    };
-  }
-  const market = openMarketClient({
-    url: target.url,
-    database: input.mongodbDatabase,
-    timeoutMs: Math.min(input.mongodbTimeoutMs, CONNECT_MS),
-  });
-  const abort = () => void market.client.close(true).catch(() => undefined);
-  input.signal?.addEventListener('abort', abort);
-  try {
-    const admin = market.client.db('admin');
-    await market.client.connect();
-    const before = input.now();
-    const hello: HelloReply = await admin.command({ hello: 1 });
-    const after = input.now();
-    const context: MarketContext = { ...market, hello, build: await admin.command({ buildInfo: 1 }) };
-    const findings = await Promise.all(
-      MARKET_CHECKS.map(async (check) => ({
-        group: 'mongodb',
-        name: check.name,
-        ...(await lookAtMarket(context, check)),
-      })),
-    );
-    const reachable = ok(`${input.mongodbDatabase} at ${market.address}`);
-    const checks = [{ ...MARKET_REACHABLE, ...reachable }, ...findings];
-    if (!(hello.localTime instanceof Date)) return { checks };
-    return { checks, aheadMs: hello.localTime.getTime() - (before + after) / 2 };
-  } catch (error) {
-    const found = `no usable MongoDB server at ${market.address} (${describeError(error)})`;
-    const reachable = failure(found, 'export MONGODB_URL=mongodb://…  # or start MongoDB there');
-    return {
-      checks: [
-        { ...MARKET_REACHABLE, ...reachable },
-        ...skipAll('mongodb', MARKET_CHECKS, 'MongoDB cannot be reached'),
-      ],
-    };
-  } finally {
-    input.signal?.removeEventListener('abort', abort);
-    await market.client.close();
-  }
-}
-
-async function lookAtMarket(context: MarketContext, check: CheckDefinition<MarketContext>): Promise<Finding> {
-  const ended = new AbortController();
-  // Not every server keeps to maxTimeMS.
-  const overdue = delay(CHECK_MS, skipped(`it could not be told within ${CHECK_MS / 1_000} s`), {
-    signal: ended.signal,
-  });
-  overdue.catch(() => undefined);
-  try {
-    return await Promise.race([check.look(context), overdue]);
-  } catch (error) {
-    return skipped(`it could not be told (${describeError(error)})`);
-  } finally {
-    ended.abort();
-  }
-}
-
-/** Of the clocks that are known; this machine's is the one that the others are measured by. */
-export function judgeClocks(
-  ahead: { postgresMs: number | undefined; marketMs: number | undefined },
-  limits: Pick<Limits, 'clockSkewMs'>,
-): Finding {
-  const clocks = [
-    { name: 'this machine', ms: 0 },
-    { name: 'PostgreSQL', ms: ahead.postgresMs },
-    { name: 'MongoDB', ms: ahead.marketMs },
-  ].flatMap(({ name, ms }) => (ms === undefined ? [] : [{ name, ms }]));
-  if (clocks.length < 2) return skipped('there is no other clock to compare');
-  const sorted = clocks.toSorted((a, b) => a.ms - b.ms);
-  const [slowest, fastest] = [sorted[0], sorted.at(-1)];
-  if (slowest === undefined || fastest === undefined) return skipped('there is no other clock to compare');
-  const skewMs = fastest.ms - slowest.ms;
-  const seconds = (skewMs / 1_000).toFixed(1);
-  if (skewMs <= limits.clockSkewMs)
-    return ok(`${clocks.map(({ name }) => name).join(', ')}: within ${seconds} s`);
-  return warning(
-    `${fastest.name} is ${seconds} s ahead of ${slowest.name}; only PostgreSQL's clock decides`,
-    'timedatectl set-ntp true',
-  );
 }

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { ExamineInput } from '../../src/doctor/examine.ts';
+import type { ExamineInput } from '../../src/doctor/examination.ts';
 import { findCheck, type Patient, SLOT, splitRemedy, startPatient } from './patient.ts';
 
 let patient: Patient;

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { judgeClocks } from '../../src/doctor/clocks.ts';
 import { judgeBackends, judgeTls } from '../../src/doctor/connection.ts';
-import { judgeClocks } from '../../src/doctor/examine.ts';
 import { createDatabase, type TestDatabase } from '../support/postgres.ts';
 import { startProxy } from '../support/proxy.ts';
 import { examineDatabase, findCheck } from './patient.ts';
