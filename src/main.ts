@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { runApi } from './commands/api.ts';
 import { runAudit } from './commands/audit.ts';
+import { DOCTOR_EXIT_CODES, runDoctor } from './commands/doctor.ts';
 import { runKeysCreate, runKeysList, runKeysRevoke, runKeysRotate } from './commands/keys.ts';
 import { runMigrate } from './commands/migrate.ts';
 import { runPipeline } from './commands/pipeline.ts';
@@ -53,6 +54,12 @@ function buildProgram(): Command {
       withSettings((config, log) =>
         runAudit(config, log, { repair: options.repair === true, json: options.json === true }),
       ),
+    );
+  add('doctor', 'look at both servers, change nothing, and say what is wrong and what to do')
+    .option('--json', 'as one line of JSON')
+    .addHelpText('after', `\nExit codes: ${DOCTOR_EXIT_CODES}.`)
+    .action((options: { json?: boolean }) =>
+      withSettings((config) => runDoctor(config, { json: options.json === true })),
     );
   addKeys(add('keys', 'make, list, rotate and revoke keys of the API'));
   return program;

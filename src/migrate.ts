@@ -112,7 +112,11 @@ export async function requireMigrated(pool: pg.Pool): Promise<void> {
   await verifyInstalled(pool);
 }
 
-async function findPending(db: pg.Pool | pg.ClientBase, migrations: Migration[]): Promise<Migration[]> {
+/** What is still to be applied. Throws an `EnvironmentError` for a database of a newer or an edited version. */
+export async function findPending(
+  db: pg.Pool | pg.ClientBase,
+  migrations: Migration[],
+): Promise<Migration[]> {
   const exists = await query<{ found: boolean }>(
     db,
     `select to_regclass('market_sync.migrations') is not null as found`,

@@ -16,7 +16,7 @@ import { describeError, EnvironmentError, type ErrorKind, SettingsError } from '
  * The oldest server with everything used here (keys with dots and dollars inside values). MongoDB 6 and later is what
  * is promised; Amazon DocumentDB, which has the same, calls itself 5.0.0.
  */
-const SERVER_VERSION_MIN = 5;
+export const SERVER_VERSION_MIN = 5;
 
 const LISTINGS_COLLECTION = 'market_listings';
 
@@ -88,6 +88,17 @@ export async function connectMarket(options: {
   }
 }
 
+/** Whoever looks at a server for itself: not connected yet, nothing is asked or required of it. Throws as `connectMarket` for the URL. */
+export function openMarketClient(options: { url: string; database: string; timeoutMs: number }) {
+  const client = createClient({ ...options, appName: 'market-sync doctor' });
+  return {
+    client,
+    address: client.options.srvHost ?? client.options.hosts.join(','),
+    encrypted: client.options.tls,
+    listings: client.db(options.database).collection<WithId<Listing>>(LISTINGS_COLLECTION),
+  };
+}
+
 function createClient(options: {
   url: string;
   database: string;
@@ -134,7 +145,7 @@ function explainRefusal(error: unknown, address: string): EnvironmentError {
   );
 }
 
-const LISTING_INDEXES = [
+export const LISTING_INDEXES = [
   { name: 'booking_id_1', key: { booking_id: 1 }, unique: true },
   { name: 'status_1', key: { status: 1 }, unique: false },
   { name: 'crop_type_1', key: { crop_type: 1 }, unique: false },

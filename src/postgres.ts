@@ -7,7 +7,7 @@ import { watchAnswers, whileAnswered } from './lost-answer.ts';
 export type Database = pg.Pool | pg.ClientBase;
 
 /** The oldest PostgreSQL with everything used here (`pg_visible_in_snapshot` on xid8, row filters, `hash_record_extended`). */
-const POSTGRES_VERSION_MIN = 150000;
+export const POSTGRES_VERSION_MIN = 150000;
 
 /** The connection broke or could not be had; whether a statement under way took effect is unknown. */
 export class ConnectionLostError extends Error {
@@ -23,7 +23,7 @@ const CONNECT_TIMEOUT_MS = 10_000;
 /** Milliseconds of silence before the operating system looks whether an idle connection is still one. */
 const KEEP_ALIVE_AFTER_MS = 10_000;
 
-const types: pg.CustomTypesConfig = {
+export const types: pg.CustomTypesConfig = {
   getTypeParser: ((oid: number, format?: 'text' | 'binary') =>
     oid === INT8_OID || oid === NUMERIC_OID
       ? Number

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import { PgBoss } from 'pg-boss';
@@ -17,6 +18,12 @@ export type AskedQueue = (typeof ASKED_QUEUES)[number];
 export const ASKED_POLICY = 'singleton';
 
 export const SCHEMA = 'pgboss';
+
+/** Version of the tables that this version of pg-boss works with: it says so in its own package.json only. */
+export function readQueueVersion(): number {
+  const file = new URL('../package.json', import.meta.resolve('pg-boss'));
+  return (JSON.parse(readFileSync(file, 'utf8')) as { pgboss: { schema: number } }).pgboss.schema;
+}
 
 /** Of a pg-boss that does what it is told on somebody's connection, and nothing by itself. */
 export const PASSIVE = {

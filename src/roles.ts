@@ -3,9 +3,10 @@ import { join } from 'node:path';
 import type pg from 'pg';
 import { EnvironmentError } from './errors.ts';
 import type { Logger } from './log.ts';
-import { inTransaction, query, sqlStateOf } from './postgres.ts';
+import { type Database, inTransaction, query, sqlStateOf } from './postgres.ts';
 
-const ROLES_FILE = join(import.meta.dirname, '..', 'sql', 'roles.sql');
+/** Who may do what. */
+export const ROLES_FILE = join(import.meta.dirname, '..', 'sql', 'roles.sql');
 
 /** The roles of `sql/roles.sql`: whoever may not make roles has these made by a DBA. */
 const STATEMENTS = [
@@ -44,7 +45,7 @@ export async function applyRoles(pool: pg.Pool, log: Logger): Promise<void> {
     }
   }
   await warnOfOpenSchema(pool, log);
-  const missing = await findMissingStatements(pool);
+  const missing = await findMissingRoles(pool);
   if (missing.length > 0) {
     log.warn(
       { missing, remedy: `${missing.join('; ')}; then again: market-sync migrate` },
@@ -53,12 +54,13 @@ export async function applyRoles(pool: pg.Pool, log: Logger): Promise<void> {
   }
 }
 
-async function findMissingStatements(pool: pg.Pool): Promise<string[]> {
-  const rows = await query<{ name: string }>(pool, 'select rolname as name from pg_roles');
+/** What a DBA must run for the roles to be there, each in the next. Empty when all is well. */
+export async function findMissingRoles(db: Database): Promise<string[]> {
+  const rows = await query<{ name: string }>(db, 'select rolname as name from pg_roles');
   const known = new Set(rows.map((row) => row.name));
   const missing = STATEMENTS.filter((statement) => !known.has(statement.split(' ')[2] ?? ''));
   const apart = await query<{ statement: string }>(
-    pool,
+    db,
     `select format('grant %I to %I', r.rolname, m.rolname) as statement
      from (values ('market_sync_reader', 'market_sync_operator'), ('market_sync_operator', 'market_sync_admin')) as t (role, member)
      join pg_roles r on r.rolname = t.role

@@ -4,7 +4,7 @@ import type { Logger } from './log.ts';
 import { query } from './postgres.ts';
 
 /** The columns of the application's tables that snapshots are made from. */
-const SOURCE_COLUMNS: Record<string, string[]> = {
+export const SOURCE_COLUMNS: Record<string, string[]> = {
   storage_bookings: [
     'id',
     'farmer_id',
@@ -58,11 +58,26 @@ const SOURCE_COLUMNS: Record<string, string[]> = {
 
 const LIVE = `booking_status is null or booking_status not in ('completed', 'cancelled')`;
 
+interface SourceIndex {
+  name: string;
+  table: string;
+  definition: string;
+  serves?: string[];
+}
+
+interface SourceIndexState {
+  /** The one of that name. */
+  own: 'valid' | 'invalid' | null;
+  /** An index of the owner's is as good. */
+  served: boolean;
+  partitioned: boolean;
+}
+
 /**
  * What reconcile looks up, and the index made for it where none serves. `serves` are leading columns: an existing index
  * that begins with them is as good, unless `exact` says that this one's expression or predicate is what counts.
  */
-const SOURCE_INDEXES: { name: string; table: string; definition: string; serves?: string[] }[] = [
+export const SOURCE_INDEXES: readonly SourceIndex[] = [
   {
     name: 'market_sync_latest_reading',
     table: 'sensor_readings',
@@ -130,6 +145,16 @@ export async function verifySource(db: pg.ClientBase, sourceSchema: string): Pro
         `Missing columns: ${missing.map((row) => row.name).join(', ')}. Point DATABASE_URL and SOURCE_SCHEMA at it.`,
     );
   }
+  if (!(await hasUsableIdentity(db, sourceSchema))) {
+    throw new EnvironmentError(
+      `SOURCE_SCHEMA=${sourceSchema}: storage_bookings has no replica identity that holds its id; publishing it would make ` +
+        `the application's updates and deletes fail. Give it a primary key on id: alter table storage_bookings add primary key (id)`,
+    );
+  }
+}
+
+/** Whether bookings can be published: else the application's updates and deletes would fail. Throws when there is no such table. */
+export async function hasUsableIdentity(db: pg.ClientBase, sourceSchema: string): Promise<boolean> {
   const identity = await query<{ usable: boolean }>(
     db,
     `select c.relreplident = 'f'
@@ -142,12 +167,7 @@ export async function verifySource(db: pg.ClientBase, sourceSchema: string): Pro
      from pg_class c where c.oid = format('%I.storage_bookings', $1::text)::regclass`,
     [sourceSchema],
   );
-  if (identity[0]?.usable !== true) {
-    throw new EnvironmentError(
-      `SOURCE_SCHEMA=${sourceSchema}: storage_bookings has no replica identity that holds its id; publishing it would make ` +
-        `the application's updates and deletes fail. Give it a primary key on id: alter table storage_bookings add primary key (id)`,
-    );
-  }
+  return identity[0]?.usable === true;
 }
 
 /**
@@ -162,27 +182,7 @@ export async function ensureSourceIndexes(
   await query(db, 'set lock_timeout = 0; set statement_timeout = 0');
   const schema = pg.escapeIdentifier(sourceSchema); // `order` and `user` are lowercase identifiers, too.
   for (const index of SOURCE_INDEXES) {
-    const state = await query<{ own: 'valid' | 'invalid' | null; served: boolean; partitioned: boolean }>(
-      db,
-      `select
-         (select case when i.indisvalid then 'valid' else 'invalid' end
-          from pg_index i join pg_class c on c.oid = i.indexrelid
-          where i.indrelid = t.oid and c.relname = $3) as own,
-         exists (
-           select from pg_index i
-           join pg_class c on c.oid = i.indexrelid
-           join pg_am am on am.oid = c.relam and am.amname = 'btree'
-           where i.indrelid = t.oid and i.indisvalid and i.indpred is null and cardinality($4::text[]) > 0
-             and i.indnkeyatts >= cardinality($4::text[])
-             and (select array_agg(a.attname::text order by k.position)
-                  from unnest(i.indkey) with ordinality k (attnum, position)
-                  join pg_attribute a on a.attrelid = t.oid and a.attnum = k.attnum
-                  where k.position <= cardinality($4::text[])) = $4::text[]) as served,
-         t.relkind = 'p' as partitioned
-       from pg_class t where t.oid = format('%I.%I', $1::text, $2::text)::regclass`,
-      [sourceSchema, index.table, index.name, index.serves ?? []],
-    );
-    const found = state[0];
+    const found = await findSourceIndex(db, { sourceSchema, index });
     if (found === undefined || found.own === 'valid' || found.served) continue;
     const concurrently = found.partitioned ? '' : 'concurrently';
     if (found.own === 'invalid') await query(db, `drop index ${concurrently} ${schema}.${index.name}`);
@@ -192,4 +192,32 @@ export async function ensureSourceIndexes(
     );
     log.info({ index: index.name, table: index.table }, 'index created');
   }
+}
+
+/** How it stands with one of the indexes; undefined where its table is missing. */
+export async function findSourceIndex(
+  db: pg.ClientBase,
+  { sourceSchema, index }: { sourceSchema: string; index: SourceIndex },
+): Promise<SourceIndexState | undefined> {
+  const rows = await query<SourceIndexState>(
+    db,
+    `select
+       (select case when i.indisvalid then 'valid' else 'invalid' end
+        from pg_index i join pg_class c on c.oid = i.indexrelid
+        where i.indrelid = t.oid and c.relname = $3) as own,
+       exists (
+         select from pg_index i
+         join pg_class c on c.oid = i.indexrelid
+         join pg_am am on am.oid = c.relam and am.amname = 'btree'
+         where i.indrelid = t.oid and i.indisvalid and i.indpred is null and cardinality($4::text[]) > 0
+           and i.indnkeyatts >= cardinality($4::text[])
+           and (select array_agg(a.attname::text order by k.position)
+                from unnest(i.indkey) with ordinality k (attnum, position)
+                join pg_attribute a on a.attrelid = t.oid and a.attnum = k.attnum
+                where k.position <= cardinality($4::text[])) = $4::text[]) as served,
+       t.relkind = 'p' as partitioned
+     from pg_class t where t.oid = to_regclass(format('%I.%I', $1::text, $2::text))`,
+    [sourceSchema, index.table, index.name, index.serves ?? []],
+  );
+  return rows[0];
 }

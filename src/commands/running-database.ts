@@ -12,10 +12,11 @@ import { openPool } from './services.ts';
 
 const runFileSchema = z.object({
   database_url: z.string(),
-  mongodb_url: z.string(),
-  mongodb_database: z.string(),
+  mongodb_url: z.string().optional(),
+  mongodb_database: z.string().optional(),
 });
-type RunningServers = z.output<typeof runFileSchema>;
+
+export type RunningServers = z.infer<typeof runFileSchema>;
 
 /** Works on the database of DATABASE_URL, or else on that of a `start` that runs in DATA_DIR. */
 export async function withRunningDatabase<Result>(
@@ -23,7 +24,7 @@ export async function withRunningDatabase<Result>(
   log: Logger,
   work: (pool: pg.Pool) => Promise<Result>,
 ): Promise<Result> {
-  const databaseUrl = config.databaseUrl ?? (await findRunning(config.dataDir)).database_url;
+  const databaseUrl = config.databaseUrl ?? (await requireRunning(config.dataDir)).database_url;
   const pool = openPool(config, log, databaseUrl);
   try {
     await checkPostgres(pool, databaseUrl, { logical: false });
@@ -56,18 +57,27 @@ export async function withRunningServers<Result>(
 
 async function findMarket(config: Config): Promise<{ url: string; database: string }> {
   if (config.mongodbUrl !== undefined) return { url: config.mongodbUrl, database: config.mongodbDatabase };
-  const running = await findRunning(config.dataDir);
-  return { url: running.mongodb_url, database: running.mongodb_database };
+  const running = await requireRunning(config.dataDir);
+  if (running.mongodb_url === undefined) throw nobodyRuns(config.dataDir);
+  return { url: running.mongodb_url, database: running.mongodb_database ?? config.mongodbDatabase };
 }
 
-async function findRunning(dataDir: string): Promise<RunningServers> {
-  const file = join(dataDir, 'run.json');
+async function requireRunning(dataDir: string): Promise<RunningServers> {
+  const running = await readRunFile(dataDir);
+  if (running === undefined) throw nobodyRuns(dataDir);
+  return running;
+}
+
+const nobodyRuns = (dataDir: string): EnvironmentError =>
+  new EnvironmentError(
+    `DATABASE_URL is not set, and ${join(dataDir, 'run.json')} does not tell of a running market-sync. Start it, or set DATABASE_URL.`,
+  );
+
+/** The servers of a `start` that runs in DATA_DIR; undefined when its file is not there or cannot be read. */
+export async function readRunFile(dataDir: string): Promise<RunningServers | undefined> {
   try {
-    return runFileSchema.parse(JSON.parse(await readFile(file, 'utf8')));
-  } catch (cause) {
-    throw new EnvironmentError(
-      `DATABASE_URL is not set, and ${file} does not tell of a running market-sync. Start it, or set DATABASE_URL.`,
-      { cause },
-    );
+    return runFileSchema.parse(JSON.parse(await readFile(join(dataDir, 'run.json'), 'utf8')));
+  } catch {
+    return undefined;
   }
 }

@@ -13,6 +13,7 @@ import { redactUrl } from '../postgres.ts';
 import { publishContext } from '../store/publish.ts';
 import { decideAccess } from './api-access.ts';
 import { provideApiKey } from './api-key.ts';
+import { examineStart } from './doctor.ts';
 import { type Running, runService } from './run.ts';
 import { openPool, openServices } from './services.ts';
 
@@ -77,6 +78,26 @@ async function start(config: Config, log: Logger, running: Running): Promise<voi
   });
   running.add('run file', () => rm(file, { force: true }));
   printAddresses({ apiUrl: api.url, databaseUrl, mongodbUrl, standIn: services.market.server.standIn, file });
+  startDoctor(config, log, running, { databaseUrl, mongodbUrl });
+}
+
+/**
+ * Beside what runs already, so that no start waits for it: what nothing could run without has been checked on the way
+ * here. What it finds that will not work takes everything down.
+ */
+function startDoctor(
+  config: Config,
+  log: Logger,
+  running: Running,
+  urls: { databaseUrl: string; mongodbUrl: string },
+): void {
+  const abort = new AbortController();
+  const examined = examineStart(config, log, { ...urls, signal: abort.signal });
+  running.watch(examined);
+  running.add('doctor', async () => {
+    abort.abort();
+    await examined.catch(() => undefined); // Said by whoever watches it.
+  });
 }
 
 interface Embedded {
