@@ -39,7 +39,11 @@ function buildProgram(): Command {
     withSettings(runPipeline),
   );
   add('api', 'run the HTTP API against shared servers').action(() => withSettings(runApi));
-  add('migrate', 'bring the database to this version of the program').action(() => withSettings(runMigrate));
+  add('migrate', 'bring the database to this version of the program')
+    .option('--plan', 'print the SQL with what it locks, and change nothing')
+    .action((options: { plan?: boolean }) =>
+      withSettings((config, log) => runMigrate(config, log, { plan: options.plan === true })),
+    );
   add('status', 'say how everything stands')
     .option('--json', 'as one line of JSON')
     .action((options: { json?: boolean }) =>

@@ -43,15 +43,21 @@ export interface PoolOptions {
   statementTimeoutMs?: number;
 }
 
+/** What decides the meaning of a statement, and would otherwise depend on the server or the role. */
+export const sessionSettings = (sourceSchema: string): string =>
+  [
+    `set search_path to ${pg.escapeIdentifier(sourceSchema)}, pg_temp`,
+    `set default_transaction_isolation to 'read committed'`,
+    `set timezone to 'UTC'`,
+  ].join('; ');
+
 /**
  * A pool whose sessions agree on what must not depend on the server's or role's defaults: READ COMMITTED (reconcile
  * reads after it locks), UTC, the search path, a statement timeout.
  */
 export function createPool(options: PoolOptions): pg.Pool {
   const setup = [
-    `set search_path to ${pg.escapeIdentifier(options.sourceSchema)}, pg_temp`,
-    `set default_transaction_isolation to 'read committed'`,
-    `set timezone to 'UTC'`,
+    sessionSettings(options.sourceSchema),
     `set statement_timeout to ${options.statementTimeoutMs ?? 60_000}`,
     `set idle_in_transaction_session_timeout to 60000`,
     `set lock_timeout to 30000`,
