@@ -27,6 +27,8 @@ export interface PipelineContext {
   clock?: Clock;
   random?: () => number;
   onBatch?: (batch: BatchReport) => void;
+  /** How often capture and the source tables are looked at, in milliseconds. */
+  checkIntervalMs?: number;
 }
 
 export interface Pipeline {
@@ -66,6 +68,7 @@ export async function startPipeline(ctx: PipelineContext): Promise<Pipeline> {
       }),
     random,
     ...(ctx.onBatch === undefined ? {} : { onBatch: ctx.onBatch }),
+    ...(ctx.checkIntervalMs === undefined ? {} : { checkIntervalMs: ctx.checkIntervalMs }),
   });
   const failed = Promise.all([consumer.ended, publisher.ended, resyncer.ended, historyCheck.ended]).then(
     () => new Promise<never>(() => undefined),

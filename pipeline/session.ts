@@ -8,6 +8,7 @@ import { ConnectionLostError, connect } from '../src/postgres.ts';
 import { sleep } from '../src/sleep.ts';
 import { acquireConsumer, countMalformed, releaseConsumer, renewConsumer } from '../src/store/checkpoint.ts';
 import { requestResync } from '../src/store/resync.ts';
+import { checkSource } from '../src/store/source-shape.ts';
 import type { BatchReport, ConsumeContext, ConsumerState } from './consume.ts';
 import type { Change } from './decode.ts';
 import { type Batch, DirtySet } from './dirty.ts';
@@ -25,8 +26,8 @@ const IDLE_CHECKPOINT_BYTES = 16_384n;
 
 /** Renewals of a consumer that does not stream yet: well within the two seconds after which others take its place. */
 const PREPARING_RENEWAL_MS = 700;
-/** How often publication and triggers are looked at. */
-const CAPTURE_CHECK_MS = 5_000;
+/** How often publication, triggers and source tables are looked at. */
+const CHECK_INTERVAL_MS = 5_000;
 
 /** From taking the place to losing it, or the connection. Never used twice: what it received is not what is confirmed. */
 export class ConsumerSession {
@@ -62,7 +63,7 @@ export class ConsumerSession {
     const timers = [
       preparing,
       setInterval(() => void this.#renewLease(), (this.#ctx.leaseSeconds * 1000) / 3),
-      setInterval(() => void this.#checkCapture(), CAPTURE_CHECK_MS),
+      setInterval(() => void this.#check(), this.#ctx.checkIntervalMs ?? CHECK_INTERVAL_MS),
     ];
     // PostgreSQL ends this session when it shuts down, and would then wait for the walsender's client: let go at once.
     const onEnd = (): void =>
@@ -72,6 +73,7 @@ export class ConsumerSession {
     this.#signal.addEventListener('abort', onAbort);
     try {
       await terminateSlotHolder(this.#ctx.pool, { slotName: this.#ctx.slotName, generation });
+      await this.#checkSource();
       const server = await identifyServer(this.#ctx.databaseUrl);
       const startLsn = await prepareSlot(this.#ctx, { generation, system: server, signal: this.#signal });
       this.#dirty = new DirtySet(startLsn);
@@ -266,6 +268,26 @@ export class ConsumerSession {
     const slot = await findSlot(this.#ctx.pool, this.#ctx.slotName);
     if (slot === undefined || slot.confirmedLsn > startLsn) {
       throw new ConnectionLostError('the replication slot was made anew while the stream began');
+    }
+  }
+
+  async #check(): Promise<void> {
+    await this.#checkCapture();
+    try {
+      await this.#checkSource();
+    } catch (error) {
+      if (error instanceof EnvironmentError) this.#fail(error);
+      else this.#ctx.log.debug({ error: describeError(error) }, 'the source tables could not be checked');
+    }
+  }
+
+  /**
+   * Looks at the source tables before a change of theirs is mistaken for bad data, which would park every booking, and also while
+   * nothing is written. What can be gone on with is computed anew.
+   */
+  async #checkSource(): Promise<void> {
+    if (await checkSource(this.#ctx.pool, { generation: this.#generation })) {
+      this.#ctx.log.warn({}, 'columns of the source tables have changed, everything is recomputed');
     }
   }
 

@@ -134,7 +134,7 @@ begin
   grant execute on function market_sync.acquire_consumer, market_sync.renew_consumer, market_sync.release_consumer,
     market_sync.begin_history, market_sync.reconcile_batch, market_sync.reconcile_bookings, market_sync.resync_chunk,
     market_sync.request_resync, market_sync.claim_expired, market_sync.release_claims, market_sync.delete_ended,
-    market_sync.fold_measurements, market_sync.is_paused, market_sync.judge_slot
+    market_sync.fold_measurements, market_sync.is_paused, market_sync.judge_slot, market_sync.note_source_shape
     to market_sync_consumer;
   grant select on market_sync.slot_health, market_sync.checkpoint, market_sync.settings, market_sync.resync,
     market_sync.snapshot_state, market_sync.task

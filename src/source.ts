@@ -109,8 +109,8 @@ export interface SourceShape {
   fingerprint: string;
 }
 
-/** Compares the application's tables with what snapshots are made from. Reads the catalog only. */
-export async function readSourceShape(db: Database, sourceSchema: string): Promise<SourceShape> {
+/** Compares the application's tables, those of the session's search path unless named, with what snapshots are made from. */
+export async function readSourceShape(db: Database, sourceSchema?: string): Promise<SourceShape> {
   const wanted = Object.entries(SOURCE_COLUMNS).flatMap(([table, columns]) =>
     Object.entries(columns).map(([column, kind]) => ({ table, column, kind })),
   );
@@ -125,13 +125,13 @@ export async function readSourceShape(db: Database, sourceSchema: string): Promi
        base.typname as base_type, concat_ws(':', a.attrelid, a.attnum, a.atttypid, a.atttypmod) as place
      from unnest($2::text[], $3::text[]) with ordinality as wanted (table_name, column_name, position)
      left join pg_class c on c.relname = wanted.table_name and c.relkind in ('r', 'p', 'v', 'f')
-       and c.relnamespace = (select oid from pg_namespace where nspname = $1)
+       and c.relnamespace = (select oid from pg_namespace where nspname = coalesce($1, current_schema()))
      left join pg_attribute a on a.attrelid = c.oid and a.attname = wanted.column_name and a.attnum > 0
        and not a.attisdropped
      left join pg_type t on t.oid = a.atttypid
      left join pg_type base on base.oid = case when t.typtype = 'd' then t.typbasetype else t.oid end
      order by wanted.position`,
-    [sourceSchema, wanted.map((entry) => entry.table), wanted.map((entry) => entry.column)],
+    [sourceSchema ?? null, wanted.map((entry) => entry.table), wanted.map((entry) => entry.column)],
   );
   const faults: SourceFault[] = [];
   wanted.forEach(({ table, column, kind }, index) => {

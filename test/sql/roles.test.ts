@@ -50,6 +50,7 @@ const FUNCTIONS: Record<string, string> = {
   'claim_expired(timestamp with time zone,interval,integer)': 'consumer',
   'delete_ended(uuid[],bigint[])': 'consumer',
   'fold_measurements()': 'consumer',
+  'note_source_shape(bigint,text,text)': 'consumer',
   'is_paused()': 'consumer publisher api',
   'release_claims(text,uuid[])': 'consumer publisher api',
   'claim_snapshots(text,interval,integer,uuid[])': 'publisher api',

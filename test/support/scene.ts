@@ -36,6 +36,7 @@ interface StartOptions {
   market?: Market;
   onBatch?: NonNullable<PipelineContext['onBatch']>;
   log?: PipelineContext['log'];
+  checkIntervalMs?: number;
   /** The consumer's state that is waited for; `active` unless named. */
   until?: 'active' | 'standby' | 'starting';
 }
@@ -86,6 +87,7 @@ export async function createScene(
       log,
       ...(clock === undefined ? {} : { clock: () => clock.now() }),
       ...(asked.onBatch === undefined ? {} : { onBatch: asked.onBatch }),
+      ...(asked.checkIntervalMs === undefined ? {} : { checkIntervalMs: asked.checkIntervalMs }),
     });
     const stop = async (): Promise<void> => {
       if (!stops.delete(stop)) return;
