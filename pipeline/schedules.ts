@@ -11,6 +11,7 @@ import { findPause } from '../src/store/manual-actions.ts';
 import { type PublishContext, publishBatch } from '../src/store/publish.ts';
 import { type Clock, findDueForRefresh, reconcileBookings } from '../src/store/reconcile.ts';
 import { closeLostTasks, deleteOldTasks } from '../src/store/tasks.ts';
+import { followPartitions } from './partitions.ts';
 import { taskJobs } from './tasks.ts';
 
 export interface ScheduleContext {
@@ -52,7 +53,10 @@ function scheduledJobs(ctx: ScheduleContext): ScheduledJob[] {
       expireInSeconds: 300,
       run: async (signal) => {
         await closeLostTasks(ctx.pool);
-        return unlessPaused(ctx, () => refreshDue(ctx, signal));
+        return unlessPaused(ctx, async () => ({
+          ...(await refreshDue(ctx, signal)),
+          ...(await followPartitions(ctx, signal)),
+        }));
       },
     },
     {

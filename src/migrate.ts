@@ -4,6 +4,7 @@ import { crashPoint } from './crash-point.ts';
 import { EnvironmentError } from './errors.ts';
 import type { Logger } from './log.ts';
 import { findPending, readMigrations, toStep } from './migrations.ts';
+import { planPartitionCapture } from './partition-capture.ts';
 import { connect, query, sessionSettings, sqlStateOf } from './postgres.ts';
 import { installQueue, planQueue } from './queue-schema.ts';
 import { applyRoles, planRoles } from './roles.ts';
@@ -54,6 +55,7 @@ export async function migrate(ctx: MigrateContext, migrations = readMigrations()
       log.info({ step: step.title }, 'index created');
     }
     await verifyInstalled(client);
+    for (const step of await planPartitionCapture(client, sourceSchema)) await runStep({ client, log }, step);
     await installQueue(client, log);
     await applyRoles(pool, log);
     return pending.map(({ name }) => name);
@@ -87,6 +89,7 @@ export async function planMigration(
     if (pending[0]?.number === 1) steps.push(...(await planSnapshotIndexes(client, sourceSchema)));
     for (const migration of pending) steps.push(await toStep(client, { migration, sourceSchema }));
     steps.push(...(await planSourceIndexes(client, sourceSchema)));
+    steps.push(...(await planPartitionCapture(client, sourceSchema)));
     steps.push(...(await planQueue(client)));
     steps.push(await planRoles(client));
     return steps;

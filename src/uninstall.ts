@@ -249,7 +249,10 @@ async function planSnapshotColumns(client: pg.ClientBase, sourceSchema: string):
 
 async function planQueueRemoval(client: pg.ClientBase): Promise<UninstallPlan> {
   if (!(await isThere(client, 'pgboss.queue'))) return { steps: [], kept: [] };
-  const rows = await query<{ name: string }>(client, `select name from pgboss.queue where name not like '\\_\\_pgboss\\_\\_%' order by 1`);
+  const rows = await query<{ name: string }>(
+    client,
+    `select name from pgboss.queue where name not like '\\_\\_pgboss\\_\\_%' order by 1`,
+  );
   const others = rows.map(({ name }) => name).filter((name) => !(OWN_QUEUES as string[]).includes(name));
   if (others.length > 0 || rows.length === 0) {
     const why =
