@@ -452,6 +452,12 @@ const CHECKS: Record<string, Check> = {
       expect(await status()).toMatchObject({ slot_state: 'ok', epoch: 2 });
     },
   },
+  partitions: {
+    role: READER,
+    does: async ({ results }) => {
+      expect(results).toEqual([[]]); // Here they are not partitioned.
+    },
+  },
 };
 
 let release: (() => Promise<void>) | undefined;
