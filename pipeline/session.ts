@@ -1,14 +1,12 @@
 import type pg from 'pg';
 import { crashPoint } from '../src/crash-point.ts';
 import { MESSAGE_PREFIX, parseCaptureMessage } from '../src/domain/change.ts';
-import { describeError, EnvironmentError, FencedError } from '../src/errors.ts';
+import { FencedError } from '../src/errors.ts';
 import { formatLsn, type Lsn } from '../src/lsn.ts';
-import { verifyInstalled } from '../src/migrate.ts';
 import { ConnectionLostError, connect } from '../src/postgres.ts';
 import { sleep } from '../src/sleep.ts';
 import { acquireConsumer, countMalformed, releaseConsumer, renewConsumer } from '../src/store/checkpoint.ts';
-import { requestResync } from '../src/store/resync.ts';
-import { checkSource } from '../src/store/source-shape.ts';
+import { findCaptureFault, noticeSourceChange } from './capture-check.ts';
 import type { BatchReport, ConsumeContext, ConsumerState } from './consume.ts';
 import type { Change } from './decode.ts';
 import { type Batch, DirtySet } from './dirty.ts';
@@ -73,7 +71,7 @@ export class ConsumerSession {
     this.#signal.addEventListener('abort', onAbort);
     try {
       await terminateSlotHolder(this.#ctx.pool, { slotName: this.#ctx.slotName, generation });
-      await this.#checkSource();
+      await noticeSourceChange(this.#ctx, { generation });
       const server = await identifyServer(this.#ctx.databaseUrl);
       const startLsn = await prepareSlot(this.#ctx, { generation, system: server, signal: this.#signal });
       this.#dirty = new DirtySet(startLsn);
@@ -272,42 +270,8 @@ export class ConsumerSession {
   }
 
   async #check(): Promise<void> {
-    await this.#checkCapture();
-    try {
-      await this.#checkSource();
-    } catch (error) {
-      if (error instanceof EnvironmentError) this.#fail(error);
-      else this.#ctx.log.debug({ error: describeError(error) }, 'the source tables could not be checked');
-    }
-  }
-
-  /**
-   * Looks at the source tables before a change of theirs is mistaken for bad data, which would park every booking, and also while
-   * nothing is written. What can be gone on with is computed anew.
-   */
-  async #checkSource(): Promise<void> {
-    if (await checkSource(this.#ctx.pool, { generation: this.#generation })) {
-      this.#ctx.log.warn({}, 'columns of the source tables have changed, everything is recomputed');
-    }
-  }
-
-  /**
-   * Without its publication PostgreSQL goes on streaming and leaves bookings out, without an error. Stops before more is
-   * confirmed, and sees to it that everything is recomputed once capture is whole again.
-   */
-  async #checkCapture(): Promise<void> {
-    try {
-      await verifyInstalled(this.#ctx.pool);
-    } catch (error) {
-      if (!(error instanceof EnvironmentError)) {
-        this.#ctx.log.debug({ error: describeError(error) }, 'capture could not be checked');
-        return;
-      }
-      this.#fail(error);
-      await requestResync(this.#ctx.pool, 'capture was incomplete').catch((failure: unknown) =>
-        this.#ctx.log.warn({ error: describeError(failure) }, 'a resync could not be asked for'),
-      );
-    }
+    const fault = await findCaptureFault(this.#ctx, { generation: this.#generation });
+    if (fault !== undefined) this.#fail(fault);
   }
 
   /** The first failure ends the session, at the next place where it is looked at. */

@@ -1,9 +1,8 @@
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import pg from 'pg';
 import { EnvironmentError } from './errors.ts';
-import { type Database, query } from './postgres.ts';
+import { type Database, query, quoteName, quoteText } from './postgres.ts';
 import { CAPTURED_TABLES } from './source.ts';
 import type { Step } from './step.ts';
 
@@ -68,7 +67,7 @@ export async function toStep(
   const { number, name, checksum } = migration;
   const record =
     'insert into market_sync.migrations (number, name, checksum) ' +
-    `values (${number}, ${pg.escapeLiteral(name)}, ${pg.escapeLiteral(checksum)})`;
+    `values (${number}, ${quoteText(name)}, ${quoteText(checksum)})`;
   return {
     title: name,
     ...(await describeLocks(db, { name, number, sourceSchema })),
@@ -95,7 +94,7 @@ async function describeLocks(
   db: Database,
   { name, number, sourceSchema }: { name: string; number: number; sourceSchema: string },
 ): Promise<Pick<Step, 'locks' | 'transaction'>> {
-  const qualified = (table: string): string => `${pg.escapeIdentifier(sourceSchema)}.${table}`;
+  const qualified = (table: string): string => `${quoteName(sourceSchema)}.${table}`;
   if (name === CAPTURE) {
     return {
       locks:

@@ -1,5 +1,4 @@
-import pg from 'pg';
-import { type Database, query } from './postgres.ts';
+import { type Database, query, quoteText } from './postgres.ts';
 import type { Step } from './step.ts';
 
 /**
@@ -28,7 +27,7 @@ export async function planPartitionCapture(db: Database, sourceSchema: string): 
     locks:
       `SHARE ROW EXCLUSIVE on ${partition}: readers notice nothing, its writers wait for an instant. Given up when not to be ` +
       'had within 0.4 s, and tried again.',
-    statements: [`select market_sync.capture_partition(${pg.escapeLiteral(partition)})`],
+    statements: [`select market_sync.capture_partition(${quoteText(partition)})`],
     transaction: { tables: [{ name: partition, mode: 'share row exclusive' as const }] },
   }));
 }

@@ -43,6 +43,12 @@ export interface PoolOptions {
   statementTimeoutMs?: number;
 }
 
+/** A name as SQL takes it: `order` and `user` are lowercase identifiers, too. */
+export const quoteName = (name: string): string => pg.escapeIdentifier(name);
+
+/** A text as SQL takes it. */
+export const quoteText = (text: string): string => pg.escapeLiteral(text);
+
 /** What decides the meaning of a statement, and would otherwise depend on the server or the role. */
 export const sessionSettings = (sourceSchema: string): string =>
   [

@@ -1,5 +1,4 @@
-import pg from 'pg';
-import { type Database, query } from './postgres.ts';
+import { type Database, query, quoteName } from './postgres.ts';
 import type { Step } from './step.ts';
 
 interface RoleRemoval {
@@ -49,7 +48,7 @@ export async function planRoleRemoval(
       removal.drops.push({
         title: `role ${name}, which no other database of the cluster uses and no login is a member of`,
         locks: 'nothing.',
-        statements: [`drop role ${pg.escapeIdentifier(name)}`],
+        statements: [`drop role ${quoteName(name)}`],
       });
     }
   }

@@ -1,6 +1,5 @@
-import pg from 'pg';
 import { EnvironmentError } from './errors.ts';
-import { type Database, query } from './postgres.ts';
+import { type Database, query, quoteName } from './postgres.ts';
 import { NO_TIMEOUT, type Step } from './step.ts';
 
 const TABLE = 'market_inventory_snapshots';
@@ -52,7 +51,7 @@ export const ADDED_COLUMNS = ['epoch', 'revision', 'own_hash', 'parts_hash', 'en
  * `EnvironmentError` that names each column with its remedy. Nothing is changed.
  */
 export async function verifySnapshotTable(db: Database, sourceSchema: string): Promise<void> {
-  const name = `${pg.escapeIdentifier(sourceSchema)}.${TABLE}`;
+  const name = `${quoteName(sourceSchema)}.${TABLE}`;
   const [table] = await query<{ kind: string }>(
     db,
     'select relkind as kind from pg_class where oid = to_regclass($1)',
@@ -131,7 +130,7 @@ async function findConstraintFaults(db: Database, name: string): Promise<string[
   return rows.map(
     ({ constraint, definition }) =>
       `${definition} would delete snapshots whose listing is still to be withdrawn, or refuse deletes of the application ` +
-      `(${alter(`drop constraint ${pg.escapeIdentifier(constraint)}`)})`,
+      `(${alter(`drop constraint ${quoteName(constraint)}`)})`,
   );
 }
 
@@ -171,7 +170,7 @@ const INDEXES: { name: string; unique?: true; definition: string }[] = [
 
 /** Builds the indexes of a table that is taken over beforehand and concurrently; the migration then finds them there. */
 export async function planSnapshotIndexes(db: Database, sourceSchema: string): Promise<Step[]> {
-  const schema = pg.escapeIdentifier(sourceSchema);
+  const schema = quoteName(sourceSchema);
   const table = `${schema}.${TABLE}`;
   const rows = await query<{ name: string; valid: boolean | null }>(
     db,

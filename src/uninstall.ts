@@ -1,7 +1,7 @@
-import pg from 'pg';
+import type pg from 'pg';
 import { EnvironmentError } from './errors.ts';
 import type { Logger } from './log.ts';
-import { connect, query, sessionSettings, sqlStateOf } from './postgres.ts';
+import { connect, query, quoteName, quoteText, sessionSettings, sqlStateOf } from './postgres.ts';
 import { OWN_QUEUES } from './queue-schema.ts';
 import { planRoleRemoval } from './role-removal.ts';
 import { ADDED_COLUMNS } from './snapshot-table.ts';
@@ -218,13 +218,13 @@ async function planSlot(client: pg.ClientBase): Promise<Step[]> {
   return rows.map(({ slot_name }) => ({
     title: `the replication slot ${slot_name}: PostgreSQL stops keeping WAL for it`,
     locks: 'nothing.',
-    statements: [`select pg_drop_replication_slot(${pg.escapeLiteral(slot_name)})`],
+    statements: [`select pg_drop_replication_slot(${quoteText(slot_name)})`],
   }));
 }
 
 /** What other services know of the table stays; what only the pipeline needed goes. */
 async function planSnapshotColumns(client: pg.ClientBase, sourceSchema: string): Promise<Step[]> {
-  const table = `${pg.escapeIdentifier(sourceSchema)}.market_inventory_snapshots`;
+  const table = `${quoteName(sourceSchema)}.market_inventory_snapshots`;
   const rows = await query<{ column: string }>(
     client,
     `select attname as column from pg_attribute

@@ -122,7 +122,7 @@ describe('row 23: goes on, and the oracle agrees', () => {
       alter table storage_certificates add column issued_by text default 'nobody'; commit`,
       '',
     ],
-  ])('%s', async (_, change) => {
+  ])('row 23: it goes on when %s', async (_, change) => {
     const before = await allResyncs();
     await run(change);
     await write();
@@ -196,7 +196,7 @@ describe('row 23: stops with table, column and remedy, and goes on once it is me
     },
   };
 
-  test.each(Object.entries(CASES))('%s', async (_, { change, mend, named, remedy }) => {
+  test.each(Object.entries(CASES))('row 23: it stops when %s', async (_, { change, mend, named, remedy }) => {
     const pipeline = await start();
     await scene.settle();
     const before = await allResyncs();

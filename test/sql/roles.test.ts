@@ -141,6 +141,7 @@ const RELATIONS: Record<string, Privileges> = {
   resync: { consumer: 'select, update (finished_at, phase)', api: 'select' },
   revision: { api: 'select' },
   settings: { consumer: 'select, update (pest_window, retention, sensor_stale_after)' },
+  source_partition: {},
   snapshot_state: { consumer: 'select', publisher: 'select', api: 'select' },
   task: { consumer: 'select, update, delete', api: 'select, insert, update' },
 };
@@ -257,6 +258,7 @@ test('whatever a role may call and writes runs with the rights of its owner', as
     'latency_bound',
     'iso',
     'is_paused',
+    'list_partitions',
     'find_unknown_versions', // What it reads, its callers may read.
   ];
   const rows = await query<{ name: string }>(
