@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises';
 import type pg from 'pg';
 import { EnvironmentError } from './errors.ts';
 import type { Logger } from './log.ts';
@@ -85,9 +86,26 @@ async function plan(client: pg.ClientBase, sourceSchema: string): Promise<Uninst
   return { steps: steps.length === 0 ? [] : [session, ...steps], kept: [...queue.kept, ...roles.kept] };
 }
 
+/** How long the connections of a process that has just ended may take to be gone. */
+const END_WAIT_MS = 3_000;
+
 /** A pipeline at work would make its slot anew, and fail at everything else. */
 async function requireIdle(client: pg.ClientBase): Promise<void> {
-  const sessions = await query<{ pid: number; name: string }>(
+  const deadline = performance.now() + END_WAIT_MS;
+  let sessions = await findSessions(client);
+  while (sessions.length > 0 && performance.now() < deadline) {
+    await setTimeout(100);
+    sessions = await findSessions(client);
+  }
+  if (sessions.length === 0) return;
+  throw new EnvironmentError(
+    `DATABASE_URL: market-sync is at work on this database (${sessions.map(({ pid, name }) => `${name}, process ${pid}`).join('; ')}). ` +
+      'Stop every "market-sync start", "pipeline" and "api" first, then again: market-sync uninstall',
+  );
+}
+
+async function findSessions(client: pg.ClientBase): Promise<{ pid: number; name: string }[]> {
+  return query(
     client,
     `select pid, application_name as name from pg_stat_activity
      where datname = current_database() and application_name like 'market-sync%' and pid <> pg_backend_pid()
@@ -95,11 +113,6 @@ async function requireIdle(client: pg.ClientBase): Promise<void> {
      select active_pid, 'the consumer on slot ' || slot_name from pg_replication_slots
      where active and database = current_database() and slot_name = any ($1::text[])`,
     [await findSlotNames(client)],
-  );
-  if (sessions.length === 0) return;
-  throw new EnvironmentError(
-    `DATABASE_URL: market-sync is at work on this database (${sessions.map(({ pid, name }) => `${name}, process ${pid}`).join('; ')}). ` +
-      'Stop every "market-sync start", "pipeline" and "api" first, then again: market-sync uninstall',
   );
 }
 
