@@ -1,9 +1,10 @@
 import type pg from 'pg';
-import { describeError, EnvironmentError, FencedError } from '../src/errors.ts';
+import { describeError, FencedError } from '../src/errors.ts';
 import type { Logger } from '../src/log.ts';
 import { classifyPostgresError, sqlStateOf } from '../src/postgres.ts';
 import { sleep } from '../src/sleep.ts';
 import type { Clock } from '../src/store/reconcile.ts';
+import { explainFatal } from './explain-fatal.ts';
 import { outageDelayMs } from './outage-delay.ts';
 import { ConsumerSession } from './session.ts';
 
@@ -23,6 +24,8 @@ export interface ConsumeContext {
   /** The highest epoch that MongoDB has a listing of, 0 for none: a new history begins above it. */
   readMarketEpoch: () => Promise<number>;
   random: () => number;
+  /** How often capture and the source tables are looked at, in milliseconds; 5,000 unless a test is in a hurry. */
+  checkIntervalMs?: number;
   /** Called after each batch; for tests and metrics. */
   onBatch?: (batch: BatchReport) => void;
 }
@@ -69,7 +72,7 @@ export function startConsumer(ctx: ConsumeContext): Consumer {
         } else if (classifyPostgresError(error) === 'retryable') {
           ctx.log.warn({ error: describeError(error), attempt }, 'consumer interrupted, coming back');
         } else {
-          throw explainFatal(error);
+          throw await explainFatal(ctx.pool, error);
         }
         await sleep(outageDelayMs(attempt, ctx.random), abort.signal);
         attempt += 1;
@@ -88,22 +91,4 @@ export function startConsumer(ctx: ConsumeContext): Consumer {
       await ended;
     },
   };
-}
-
-/** Says what to do about what an operator can mend. Nothing has been confirmed: the slot keeps the changes meanwhile. */
-function explainFatal(error: unknown): unknown {
-  const state = sqlStateOf(error);
-  if (state === '42703' || state === '42P01' || state === '42883') {
-    return new EnvironmentError(
-      'the source tables are not as they were when capture was installed. Restore what is missing, or install a version ' +
-        'of market-sync that knows the new tables; changes wait in the replication slot until then',
-      { cause: error },
-    );
-  }
-  if (state === '42501') {
-    return new EnvironmentError('the role of DATABASE_URL lacks a privilege. Grant it and start again', {
-      cause: error,
-    });
-  }
-  return error;
 }

@@ -79,15 +79,23 @@ export class Decoder {
     let offset = skipString(buffer, skipString(buffer, 5)) + 1;
     const columnCount = buffer.readUInt16BE(offset);
     offset += 2;
+    const keyColumns: number[] = [];
     for (let column = 0; column < columnCount; column += 1) {
       const nameEnd = skipString(buffer, offset + 1);
+      if (buffer[offset] === 1) keyColumns.push(column);
       if (buffer.toString('utf8', offset + 1, nameEnd - 1) === 'id') {
         this.#idColumns.set(relationId, column);
         return;
       }
       offset = nameEnd + 8;
     }
-    throw new DecodeError('storage_bookings is published without its column id');
+    // What is decoded was written under the name that the column had then: it may have been another for a while, and is mended
+    // by now. It is the key by itself.
+    const [key, another] = keyColumns;
+    if (key === undefined || another !== undefined) {
+      throw new DecodeError('storage_bookings is published without its column id');
+    }
+    this.#idColumns.set(relationId, key);
   }
 
   #readIds(buffer: Buffer): string[] {

@@ -28,6 +28,8 @@ export interface PipelineContext {
   clock?: Clock;
   random?: () => number;
   onBatch?: (batch: BatchReport) => void;
+  /** How often capture and the source tables are looked at, in milliseconds. */
+  checkIntervalMs?: number;
 }
 
 export interface Pipeline {
@@ -75,6 +77,7 @@ export async function startPipeline(ctx: PipelineContext): Promise<Pipeline> {
       }),
     random,
     ...(ctx.onBatch === undefined ? {} : { onBatch: ctx.onBatch }),
+    ...(ctx.checkIntervalMs === undefined ? {} : { checkIntervalMs: ctx.checkIntervalMs }),
   });
   const failed = Promise.all([
     consumer.ended,

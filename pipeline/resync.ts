@@ -9,6 +9,7 @@ import { sleep } from '../src/sleep.ts';
 import { deleteListingsBefore } from '../src/store/listings.ts';
 import type { Clock } from '../src/store/reconcile.ts';
 import { finishResync, readEpochProgress, resyncChunk } from '../src/store/resync.ts';
+import { explainFatal } from './explain-fatal.ts';
 import { Wakeup } from './wakeup.ts';
 
 export interface ResyncContext {
@@ -68,7 +69,7 @@ async function resyncStep(ctx: ResyncContext): Promise<'more' | 'soon' | 'wait' 
     if (progress.phase !== 'ghosts') return 'more';
     return (await removeGhosts(ctx, progress.id)) ? 'more' : 'wait';
   } catch (error) {
-    if (classifyPostgresError(error) !== 'retryable') throw error;
+    if (classifyPostgresError(error) !== 'retryable') throw await explainFatal(ctx.pool, error);
     ctx.log.warn({ error: describeError(error) }, 'resync interrupted, coming back');
     return 'wait';
   }

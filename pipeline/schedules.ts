@@ -13,6 +13,7 @@ import { type PublishContext, publishBatch } from '../src/store/publish.ts';
 import { type Clock, findDueForRefresh, reconcileBookings } from '../src/store/reconcile.ts';
 import { closeLostTasks, deleteOldTasks } from '../src/store/tasks.ts';
 import { auditOnce } from './audit.ts';
+import { followPartitions } from './partitions.ts';
 import { taskJobs } from './tasks.ts';
 
 export interface ScheduleContext {
@@ -57,7 +58,10 @@ function scheduledJobs(ctx: ScheduleContext): ScheduledJob[] {
       expireInSeconds: 300,
       run: async (signal) => {
         await closeLostTasks(ctx.pool);
-        return unlessPaused(ctx, () => refreshDue(ctx, signal));
+        return unlessPaused(ctx, async () => ({
+          ...(await refreshDue(ctx, signal)),
+          ...(await followPartitions(ctx, signal)),
+        }));
       },
     },
     {

@@ -1,13 +1,12 @@
 import type pg from 'pg';
 import { crashPoint } from '../src/crash-point.ts';
 import { MESSAGE_PREFIX, parseCaptureMessage } from '../src/domain/change.ts';
-import { describeError, EnvironmentError, FencedError } from '../src/errors.ts';
+import { FencedError } from '../src/errors.ts';
 import { formatLsn, type Lsn } from '../src/lsn.ts';
-import { verifyInstalled } from '../src/migrate.ts';
 import { ConnectionLostError, connect } from '../src/postgres.ts';
 import { sleep } from '../src/sleep.ts';
 import { acquireConsumer, countMalformed, releaseConsumer, renewConsumer } from '../src/store/checkpoint.ts';
-import { requestResync } from '../src/store/resync.ts';
+import { findCaptureFault, noticeSourceChange } from './capture-check.ts';
 import type { BatchReport, ConsumeContext, ConsumerState } from './consume.ts';
 import type { Change } from './decode.ts';
 import { type Batch, DirtySet } from './dirty.ts';
@@ -25,8 +24,8 @@ const IDLE_CHECKPOINT_BYTES = 16_384n;
 
 /** Renewals of a consumer that does not stream yet: well within the two seconds after which others take its place. */
 const PREPARING_RENEWAL_MS = 700;
-/** How often publication and triggers are looked at. */
-const CAPTURE_CHECK_MS = 5_000;
+/** How often publication, triggers and source tables are looked at. */
+const CHECK_INTERVAL_MS = 5_000;
 
 /** From taking the place to losing it, or the connection. Never used twice: what it received is not what is confirmed. */
 export class ConsumerSession {
@@ -62,7 +61,7 @@ export class ConsumerSession {
     const timers = [
       preparing,
       setInterval(() => void this.#renewLease(), (this.#ctx.leaseSeconds * 1000) / 3),
-      setInterval(() => void this.#checkCapture(), CAPTURE_CHECK_MS),
+      setInterval(() => void this.#check(), this.#ctx.checkIntervalMs ?? CHECK_INTERVAL_MS),
     ];
     // PostgreSQL ends this session when it shuts down, and would then wait for the walsender's client: let go at once.
     const onEnd = (): void =>
@@ -72,6 +71,7 @@ export class ConsumerSession {
     this.#signal.addEventListener('abort', onAbort);
     try {
       await terminateSlotHolder(this.#ctx.pool, { slotName: this.#ctx.slotName, generation });
+      await noticeSourceChange(this.#ctx, { generation });
       const server = await identifyServer(this.#ctx.databaseUrl);
       const startLsn = await prepareSlot(this.#ctx, { generation, system: server, signal: this.#signal });
       this.#dirty = new DirtySet(startLsn);
@@ -269,23 +269,9 @@ export class ConsumerSession {
     }
   }
 
-  /**
-   * Without its publication PostgreSQL goes on streaming and leaves bookings out, without an error. Stops before more is
-   * confirmed, and sees to it that everything is recomputed once capture is whole again.
-   */
-  async #checkCapture(): Promise<void> {
-    try {
-      await verifyInstalled(this.#ctx.pool);
-    } catch (error) {
-      if (!(error instanceof EnvironmentError)) {
-        this.#ctx.log.debug({ error: describeError(error) }, 'capture could not be checked');
-        return;
-      }
-      this.#fail(error);
-      await requestResync(this.#ctx.pool, 'capture was incomplete').catch((failure: unknown) =>
-        this.#ctx.log.warn({ error: describeError(failure) }, 'a resync could not be asked for'),
-      );
-    }
+  async #check(): Promise<void> {
+    const fault = await findCaptureFault(this.#ctx, { generation: this.#generation });
+    if (fault !== undefined) this.#fail(fault);
   }
 
   /** The first failure ends the session, at the next place where it is looked at. */

@@ -118,10 +118,11 @@ begin
   grant select on
     market_sync.status, market_sync.slot_health, market_sync.queue, market_sync.parked, market_sync.held, market_sync.overrides,
     market_sync.revisions, market_sync.jobs, market_sync.schedules, market_sync.latency, market_sync.throughput,
-    market_sync.drift, market_sync.drift_findings, market_sync.audit_log, market_sync.latency_trace
+    market_sync.drift, market_sync.drift_findings, market_sync.audit_log, market_sync.latency_trace, market_sync.partitions
     to market_sync_reader, market_sync_api;
   grant execute on function market_sync.judge_slot, market_sync.latency_bound, market_sync.read_jobs,
-    market_sync.read_schedules, market_sync.pg_boss_version, market_sync.iso(timestamptz)
+    market_sync.read_schedules, market_sync.pg_boss_version, market_sync.iso(timestamptz),
+    market_sync.list_partitions
     to market_sync_reader, market_sync_api;
   grant select on market_inventory_snapshots to market_sync_reader;
 
@@ -134,10 +135,11 @@ begin
   grant execute on function market_sync.acquire_consumer, market_sync.renew_consumer, market_sync.release_consumer,
     market_sync.begin_history, market_sync.reconcile_batch, market_sync.reconcile_bookings, market_sync.resync_chunk,
     market_sync.request_resync, market_sync.claim_expired, market_sync.release_claims, market_sync.delete_ended,
-    market_sync.fold_measurements, market_sync.is_paused, market_sync.judge_slot
+    market_sync.fold_measurements, market_sync.is_paused, market_sync.judge_slot, market_sync.note_source_shape,
+    market_sync.list_partitions, market_sync.capture_partition, market_sync.compare_partitions
     to market_sync_consumer;
   grant select on market_sync.slot_health, market_sync.checkpoint, market_sync.settings, market_sync.resync,
-    market_sync.snapshot_state, market_sync.task
+    market_sync.snapshot_state, market_sync.task, market_sync.partitions
     to market_sync_consumer;
   grant update (malformed_messages) on market_sync.checkpoint to market_sync_consumer;
   grant update (pest_window, sensor_stale_after, retention, publish_interval) on market_sync.settings to market_sync_consumer;

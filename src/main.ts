@@ -9,6 +9,7 @@ import { runMigrate } from './commands/migrate.ts';
 import { runPipeline } from './commands/pipeline.ts';
 import { runStart } from './commands/start.ts';
 import { runStatus } from './commands/status.ts';
+import { runUninstall } from './commands/uninstall.ts';
 import { type Config, listSettings, loadConfig } from './config.ts';
 import { armCrashPoints } from './crash-point.ts';
 import { describeError, EnvironmentError, SettingsError } from './errors.ts';
@@ -41,7 +42,17 @@ function buildProgram(): Command {
     withSettings(runPipeline),
   );
   add('api', 'run the HTTP API against shared servers').action(() => withSettings(runApi));
-  add('migrate', 'bring the database to this version of the program').action(() => withSettings(runMigrate));
+  add('migrate', 'bring the database to this version of the program')
+    .option('--plan', 'print the SQL with what it locks, and change nothing')
+    .action((options: { plan?: boolean }) =>
+      withSettings((config, log) => runMigrate(config, log, { plan: options.plan === true })),
+    );
+  add('uninstall', 'take everything away again but the snapshots and their table')
+    .option('--plan', 'print the SQL with what it locks, and change nothing')
+    .option('--yes', 'do not ask')
+    .action(({ plan, yes }: { plan?: boolean; yes?: boolean }) =>
+      withSettings((config, log) => runUninstall(config, log, { plan: plan === true, yes: yes === true })),
+    );
   add('status', 'say how everything stands')
     .option('--json', 'as one line of JSON')
     .action((options: { json?: boolean }) =>

@@ -1,54 +1,27 @@
-import { createHash } from 'node:crypto';
-import { readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import type pg from 'pg';
 import { crashPoint } from './crash-point.ts';
 import { EnvironmentError } from './errors.ts';
 import type { Logger } from './log.ts';
-import { connect, inTransaction, query, sqlStateOf } from './postgres.ts';
-import { installQueue } from './queue-schema.ts';
-import { applyRoles } from './roles.ts';
-import { ensureSourceIndexes, verifySource } from './source.ts';
-
-const MIGRATIONS_DIRECTORY = join(import.meta.dirname, '..', 'sql', 'migrations');
-const FILE_NAME = /^(\d{3})_[a-z0-9_]+\.sql$/;
+import { findPending, readMigrations, toStep } from './migrations.ts';
+import { planPartitionCapture } from './partition-capture.ts';
+import { connect, query, sessionSettings, sqlStateOf } from './postgres.ts';
+import { installQueue, planQueue } from './queue-schema.ts';
+import { applyRoles, planRoles } from './roles.ts';
+import { planSnapshotIndexes, verifySnapshotTable } from './snapshot-table.ts';
+import { verifySource } from './source.ts';
+import { planSourceIndexes } from './source-indexes.ts';
+import { runStep, type Step } from './step.ts';
 
 /** Held while migrating, so that processes that start together do it one after the other. */
-const MIGRATION_LOCK = [5501, 2] as const;
+const TRY_MIGRATION_LOCK = 'select pg_try_advisory_lock(5501, 2) as locked';
 
 const MIGRATION_LOCK_WAIT_MS = 10 * 60_000;
-
-/** A statement waits at most this long for a table, so that it never queues the application behind it; then it is tried again. */
-const LOCK_TIMEOUT_MS = 3_000;
-const LOCK_ATTEMPTS_MAX = 20;
-
-interface Migration {
-  number: number;
-  name: string;
-  sql: string;
-  checksum: string;
-}
 
 export interface MigrateContext {
   pool: pg.Pool;
   sourceSchema: string;
   log: Logger;
-}
-
-/** The migrations of this version of the program, in order. */
-export function readMigrations(directory = MIGRATIONS_DIRECTORY): Migration[] {
-  return readdirSync(directory)
-    .filter((name) => name.endsWith('.sql'))
-    .sort()
-    .map((name, index) => {
-      const match = FILE_NAME.exec(name);
-      if (match === null || Number(match[1]) !== index + 1) {
-        throw new Error(`${name}: migrations are numbered 001, 002, … without a gap`);
-      }
-      const sql = readFileSync(join(directory, name), 'utf8');
-      return { number: index + 1, name, sql, checksum: createHash('sha256').update(sql).digest('hex') };
-    });
 }
 
 /**
@@ -61,24 +34,66 @@ export function readMigrations(directory = MIGRATIONS_DIRECTORY): Migration[] {
  * must be, or when the database was migrated by a newer or an edited version of the program.
  */
 export async function migrate(ctx: MigrateContext, migrations = readMigrations()): Promise<string[]> {
-  const client = await connect(ctx.pool);
+  const { pool, sourceSchema, log } = ctx;
+  const client = await connect(pool);
   try {
     await lockMigrations(client);
-    await verifySource(client, ctx.sourceSchema);
-    const applied: string[] = [];
-    for (const migration of await findPending(client, migrations)) {
-      await crashPoint('migrate.between_migrations');
-      await applyWithRetry(ctx, migration);
-      applied.push(migration.name);
-      ctx.log.info({ migration: migration.name }, 'migration applied');
+    await verifySource(client, sourceSchema);
+    await verifySnapshotTable(client, sourceSchema);
+    const pending = await findPending(client, migrations);
+    if (pending[0]?.number === 1) {
+      for (const step of await planSnapshotIndexes(client, sourceSchema))
+        await runStep({ client, log }, step);
     }
-    await ensureSourceIndexes(client, ctx);
+    for (const migration of pending) {
+      await crashPoint('migrate.between_migrations');
+      await apply({ client, log }, await toStep(client, { migration, sourceSchema }));
+      log.info({ migration: migration.name }, 'migration applied');
+    }
+    for (const step of await planSourceIndexes(client, sourceSchema)) {
+      await runStep({ client, log }, step);
+      log.info({ step: step.title }, 'index created');
+    }
     await verifyInstalled(client);
-    await installQueue(client, ctx.log);
-    await applyRoles(ctx.pool, ctx.log);
-    return applied;
+    for (const step of await planPartitionCapture(client, sourceSchema)) await runStep({ client, log }, step);
+    await installQueue(client, log);
+    await applyRoles(pool, log);
+    return pending.map(({ name }) => name);
   } finally {
     // Closes the session: its lock goes with it, and no other user of the pool inherits its settings.
+    client.release(true);
+  }
+}
+
+/**
+ * What `migrate` would do now, in order, as the text that it would send. Reads the catalog; changes nothing, and takes no lock that
+ * anybody notices. Throws as `migrate` does for a database that cannot be migrated.
+ */
+export async function planMigration(
+  { pool, sourceSchema }: Pick<MigrateContext, 'pool' | 'sourceSchema'>,
+  migrations = readMigrations(),
+): Promise<Step[]> {
+  const client = await connect(pool);
+  try {
+    await verifySource(client, sourceSchema);
+    await verifySnapshotTable(client, sourceSchema);
+    const pending = await findPending(client, migrations);
+    const steps: Step[] = [
+      {
+        title:
+          'the session, and the lock that lets one migrate at a time (it answers false while another one does)',
+        locks: 'no table.',
+        statements: [sessionSettings(sourceSchema), TRY_MIGRATION_LOCK],
+      },
+    ];
+    if (pending[0]?.number === 1) steps.push(...(await planSnapshotIndexes(client, sourceSchema)));
+    for (const migration of pending) steps.push(await toStep(client, { migration, sourceSchema }));
+    steps.push(...(await planSourceIndexes(client, sourceSchema)));
+    steps.push(...(await planPartitionCapture(client, sourceSchema)));
+    steps.push(...(await planQueue(client)));
+    steps.push(await planRoles(client));
+    return steps;
+  } finally {
     client.release(true);
   }
 }
@@ -90,9 +105,7 @@ export async function migrate(ctx: MigrateContext, migrations = readMigrations()
 async function lockMigrations(client: pg.ClientBase): Promise<void> {
   const deadline = Date.now() + MIGRATION_LOCK_WAIT_MS;
   while (Date.now() < deadline) {
-    const rows = await query<{ locked: boolean }>(client, 'select pg_try_advisory_lock($1, $2) as locked', [
-      ...MIGRATION_LOCK,
-    ]);
+    const rows = await query<{ locked: boolean }>(client, TRY_MIGRATION_LOCK);
     if (rows[0]?.locked === true) return;
     await setTimeout(200);
   }
@@ -112,88 +125,17 @@ export async function requireMigrated(pool: pg.Pool): Promise<void> {
   await verifyInstalled(pool);
 }
 
-/** What is still to be applied. Throws an `EnvironmentError` for a database of a newer or an edited version. */
-export async function findPending(
-  db: pg.Pool | pg.ClientBase,
-  migrations: Migration[],
-): Promise<Migration[]> {
-  const exists = await query<{ found: boolean }>(
-    db,
-    `select to_regclass('market_sync.migrations') is not null as found`,
-  );
-  if (exists[0]?.found !== true) return migrations;
-  const rows = await query<{ number: number; name: string; checksum: string }>(
-    db,
-    'select number, name, checksum from market_sync.migrations order by number',
-  );
-  for (const row of rows) {
-    const migration = migrations[row.number - 1];
-    if (migration === undefined) {
-      throw new EnvironmentError(
-        `DATABASE_URL: the database was migrated by a newer version of market-sync (${row.name}). Run that version.`,
-      );
-    }
-    if (migration.checksum !== row.checksum) {
-      throw new EnvironmentError(
-        `DATABASE_URL: migration ${row.name} was applied with another content. ` +
-          `A merged migration is never edited: run the version of market-sync that applied it, or one with its file restored.`,
-      );
-    }
-  }
-  return migrations.slice(rows.length);
-}
-
-async function applyWithRetry(ctx: MigrateContext, migration: Migration): Promise<void> {
-  for (let attempt = 1; ; attempt += 1) {
-    try {
-      await inTransaction(ctx.pool, (client) => apply(client, migration));
-      return;
-    } catch (error) {
-      if (sqlStateOf(error) === '42501') {
-        throw new EnvironmentError(
-          `DATABASE_URL: the role may not apply ${migration.name} (${(error as Error).message}). ` +
-            `Migrate as the owner of the source tables with the right to create a schema and a publication: market-sync migrate`,
-          { cause: error },
-        );
-      }
-      if (sqlStateOf(error) !== '55P03') throw error;
-      if (attempt >= LOCK_ATTEMPTS_MAX) {
-        throw new EnvironmentError(
-          `DATABASE_URL: ${migration.name} could not lock a table within ${LOCK_TIMEOUT_MS} ms, ${attempt} times in a row. ` +
-            `Find the transaction that holds it in pg_stat_activity, or migrate at a quieter time.`,
-          { cause: error },
-        );
-      }
-      ctx.log.warn({ migration: migration.name, attempt }, 'migration waits for a lock, trying again');
-    }
-  }
-}
-
-async function apply(client: pg.ClientBase, migration: Migration): Promise<void> {
-  await query(client, `set local lock_timeout = ${LOCK_TIMEOUT_MS}`);
-  await query(client, 'set local statement_timeout = 0');
-  if (migration.number === 1) {
-    await query(client, 'create schema if not exists market_sync');
-    await query(
-      client,
-      `comment on schema market_sync is 'Keeps Market Connect''s listings in step with Storage Guard. See the README of market-sync.'`,
-    );
-    await query(
-      client,
-      `create table market_sync.migrations (
-         number int primary key, name text not null, checksum text not null, applied_at timestamptz not null default now())`,
-    );
-    await query(
-      client,
-      `comment on table market_sync.migrations is 'The migrations applied, with the checksum of each file.'`,
+async function apply(ctx: { client: pg.ClientBase; log: Logger }, step: Step): Promise<void> {
+  try {
+    await runStep(ctx, step);
+  } catch (error) {
+    if (sqlStateOf(error) !== '42501') throw error;
+    throw new EnvironmentError(
+      `DATABASE_URL: the role may not apply ${step.title} (${(error as Error).message}). ` +
+        `Migrate as the owner of the source tables with the right to create a schema and a publication: market-sync migrate`,
+      { cause: error },
     );
   }
-  await query(client, migration.sql);
-  await query(client, 'insert into market_sync.migrations (number, name, checksum) values ($1, $2, $3)', [
-    migration.number,
-    migration.name,
-    migration.checksum,
-  ]);
 }
 
 /** What a hand has taken away since the migrations, each with the remedy. Empty when all is well. */

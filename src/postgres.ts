@@ -43,15 +43,27 @@ export interface PoolOptions {
   statementTimeoutMs?: number;
 }
 
+/** A name as SQL takes it: `order` and `user` are lowercase identifiers, too. */
+export const quoteName = (name: string): string => pg.escapeIdentifier(name);
+
+/** A text as SQL takes it. */
+export const quoteText = (text: string): string => pg.escapeLiteral(text);
+
+/** What decides the meaning of a statement, and would otherwise depend on the server or the role. */
+export const sessionSettings = (sourceSchema: string): string =>
+  [
+    `set search_path to ${pg.escapeIdentifier(sourceSchema)}, pg_temp`,
+    `set default_transaction_isolation to 'read committed'`,
+    `set timezone to 'UTC'`,
+  ].join('; ');
+
 /**
  * A pool whose sessions agree on what must not depend on the server's or role's defaults: READ COMMITTED (reconcile
  * reads after it locks), UTC, the search path, a statement timeout.
  */
 export function createPool(options: PoolOptions): pg.Pool {
   const setup = [
-    `set search_path to ${pg.escapeIdentifier(options.sourceSchema)}, pg_temp`,
-    `set default_transaction_isolation to 'read committed'`,
-    `set timezone to 'UTC'`,
+    sessionSettings(options.sourceSchema),
     `set statement_timeout to ${options.statementTimeoutMs ?? 60_000}`,
     `set idle_in_transaction_session_timeout to 60000`,
     `set lock_timeout to 30000`,

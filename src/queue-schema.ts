@@ -6,6 +6,7 @@ import { EnvironmentError } from './errors.ts';
 import type { Logger } from './log.ts';
 import { whileAnswered } from './lost-answer.ts';
 import { query, sqlStateOf, toConnectionError } from './postgres.ts';
+import type { Step } from './step.ts';
 
 /**
  * Queues of the jobs that people ask for. Made with the tables: whoever asks does so inside a transaction, which pg-boss
@@ -33,6 +34,18 @@ export const PASSIVE = {
   registerInstance: false,
 } as const;
 
+/** Queues of what runs on a schedule. */
+export type ScheduledQueue = 'publish-sweep' | 'refresh' | 'cleanup' | 'audit';
+
+/** All queues that are ours: pg-boss's tables in which others are kept, too, are not ours alone. */
+export const OWN_QUEUES: readonly (AskedQueue | ScheduledQueue)[] = [
+  ...ASKED_QUEUES,
+  'publish-sweep',
+  'refresh',
+  'cleanup',
+  'audit',
+];
+
 /** How long indexes of a new version of pg-boss's tables may take to build. */
 const INDEXES_WAIT_MS = 10 * 60_000;
 
@@ -43,6 +56,7 @@ const INDEXES_WAIT_MS = 10 * 60_000;
  */
 export async function installQueue(client: pg.ClientBase, log: Logger): Promise<void> {
   await requireOwnQueue(client);
+  const missing = await findMissingQueues(client);
   const boss = new PgBoss({
     db: { executeSql: (text, values) => execute(client, text, values) },
     ...PASSIVE,
@@ -52,7 +66,7 @@ export async function installQueue(client: pg.ClientBase, log: Logger): Promise<
   try {
     await boss.start();
     await untilIndexed(client);
-    for (const name of ASKED_QUEUES) await boss.createQueue(name, { policy: ASKED_POLICY });
+    for (const name of missing) await boss.createQueue(name, { policy: ASKED_POLICY });
   } catch (error) {
     if (sqlStateOf(error) !== '42501') throw error;
     throw new EnvironmentError(
@@ -63,6 +77,74 @@ export async function installQueue(client: pg.ClientBase, log: Logger): Promise<
   } finally {
     await boss.stop({ graceful: false });
   }
+}
+
+/** What `installQueue` would send to this database, recorded from pg-boss itself. Nothing is changed. */
+export async function planQueue(client: pg.ClientBase): Promise<Step[]> {
+  await requireOwnQueue(client);
+  const statements: string[] = [];
+  let last: Promise<unknown> = Promise.resolve();
+  const boss = new PgBoss({
+    db: {
+      executeSql: async (text, values) => {
+        // pg-boss changes its tables in transactions that it begins and ends in the same text; the rest is reading.
+        if (/^\s*begin;/i.test(text)) {
+          statements.push(text);
+          return { rows: [] };
+        }
+        // One after the other: each is a transaction of its own on the one connection.
+        const answer = last.catch(() => undefined).then(() => readOnly(client, text, values));
+        last = answer;
+        return answer;
+      },
+    },
+    ...PASSIVE,
+    migrate: true,
+  });
+  boss.on('error', () => undefined); // What is not there yet cannot be read.
+  try {
+    await boss.start();
+    for (const name of await findMissingQueues(client)) {
+      // It looks for the queue that it believes to have made.
+      await boss.createQueue(name, { policy: ASKED_POLICY }).catch(() => undefined);
+    }
+  } finally {
+    await boss.stop({ graceful: false });
+  }
+  if (statements.length === 0) return [];
+  return [
+    {
+      title: "pg-boss's tables: jobs that run on a schedule or were asked for",
+      locks: "no table of the application; pg-boss's own, in the schema pgboss. Written by pg-boss.",
+      statements,
+    },
+  ];
+}
+
+async function readOnly(
+  client: pg.ClientBase,
+  text: string,
+  values: unknown[] | undefined,
+): Promise<{ rows: never[] }> {
+  await query(client, 'begin read only');
+  try {
+    return await execute(client, text, values);
+  } catch (error) {
+    if (!['42P01', '3F000', '42883'].includes(sqlStateOf(error) ?? '')) throw error;
+    return { rows: [] }; // Its tables are not there yet.
+  } finally {
+    await query(client, 'rollback');
+  }
+}
+
+async function findMissingQueues(client: pg.ClientBase): Promise<AskedQueue[]> {
+  const [table] = await query<{ found: boolean }>(
+    client,
+    `select to_regclass('pgboss.queue') is not null as found`,
+  );
+  if (table?.found !== true) return [...ASKED_QUEUES];
+  const rows = await query<{ name: string }>(client, 'select name from pgboss.queue');
+  return ASKED_QUEUES.filter((name) => !rows.some((row) => row.name === name));
 }
 
 /** pg-boss sends several statements at once; it reads the rows of all of them. */

@@ -4,12 +4,12 @@ import { crashPoint } from './crash-point.ts';
 import { describeError } from './errors.ts';
 import type { Logger } from './log.ts';
 import { type Database, query, toConnectionError } from './postgres.ts';
-import { ASKED_POLICY, type AskedQueue, PASSIVE, SCHEMA } from './queue-schema.ts';
+import { ASKED_POLICY, type AskedQueue, PASSIVE, SCHEMA, type ScheduledQueue } from './queue-schema.ts';
 
 /** A job that runs on a schedule. Its output is kept with the job, for people who look. */
 export interface ScheduledJob {
   /** Queue name in pg-boss. */
-  name: string;
+  name: ScheduledQueue;
   /** Five-field cron expression, UTC. */
   cron: string;
   /** Seconds after which a run counts as failed. */

@@ -3,7 +3,8 @@ import { join } from 'node:path';
 import type pg from 'pg';
 import { EnvironmentError } from './errors.ts';
 import type { Logger } from './log.ts';
-import { type Database, inTransaction, query, sqlStateOf } from './postgres.ts';
+import { connect, type Database, query, sqlStateOf } from './postgres.ts';
+import { runStep, type Step } from './step.ts';
 
 /** Who may do what. */
 export const ROLES_FILE = join(import.meta.dirname, '..', 'sql', 'roles.sql');
@@ -20,6 +21,21 @@ const STATEMENTS = [
 
 const ATTEMPTS_MAX = 20;
 
+/** `sql/roles.sql` as it is executed, with what its blocks would make now in words. */
+export async function planRoles(db: Database): Promise<Step> {
+  const missing = await findMissingRoles(db);
+  return {
+    title: `roles.sql: who may do what. ${
+      missing.length === 0
+        ? 'Every role is there.'
+        : `Its blocks make what is missing: ${missing.join('; ')}.`
+    } Grants and revokes on market_sync, pgboss and market_inventory_snapshots; usage of the source schema and select on source tables to market_sync_api and market_sync_consumer`,
+    locks: 'nothing that readers or writers notice. Applied every time; applying it again changes nothing.',
+    statements: [readFileSync(ROLES_FILE, 'utf8')],
+    transaction: { tables: [] },
+  };
+}
+
 /** What migrations of other databases of the cluster run into at the same moment. */
 const RACES = new Set(['XX000', '40001', '40P01', '23505', '42710']);
 
@@ -28,10 +44,27 @@ const RACES = new Set(['XX000', '40001', '40P01', '23505', '42710']);
  * make roles, everything else still works, for the owner; the log says what a DBA must run.
  */
 export async function applyRoles(pool: pg.Pool, log: Logger): Promise<void> {
-  const sql = readFileSync(ROLES_FILE, 'utf8');
+  const client = await connect(pool);
+  try {
+    await applyStep({ client, log });
+  } finally {
+    client.release(true);
+  }
+  await warnOfOpenSchema(pool, log);
+  const missing = await findMissingRoles(pool);
+  if (missing.length > 0) {
+    log.warn(
+      { missing, remedy: `${missing.join('; ')}; then again: market-sync migrate` },
+      'roles are missing, and this login may not make them',
+    );
+  }
+}
+
+async function applyStep({ client, log }: { client: pg.ClientBase; log: Logger }): Promise<void> {
+  const step = await planRoles(client);
   for (let attempt = 1; ; attempt += 1) {
     try {
-      await inTransaction(pool, (client) => query(client, sql));
+      await runStep({ client, log }, step);
       break;
     } catch (error) {
       if (sqlStateOf(error) === '42501') {
@@ -43,14 +76,6 @@ export async function applyRoles(pool: pg.Pool, log: Logger): Promise<void> {
       }
       if (attempt >= ATTEMPTS_MAX || !RACES.has(sqlStateOf(error) ?? '')) throw error;
     }
-  }
-  await warnOfOpenSchema(pool, log);
-  const missing = await findMissingRoles(pool);
-  if (missing.length > 0) {
-    log.warn(
-      { missing, remedy: `${missing.join('; ')}; then again: market-sync migrate` },
-      'roles are missing, and this login may not make them',
-    );
   }
 }
 

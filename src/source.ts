@@ -1,148 +1,183 @@
-import pg from 'pg';
 import { EnvironmentError } from './errors.ts';
-import type { Logger } from './log.ts';
-import { query } from './postgres.ts';
+import { type Database, query } from './postgres.ts';
 
-/** The columns of the application's tables that snapshots are made from. */
-export const SOURCE_COLUMNS: Record<string, string[]> = {
-  storage_bookings: [
-    'id',
-    'farmer_id',
-    'location_id',
-    'vendor_id',
-    'crop_type',
-    'quantity_kg',
-    'grade',
-    'duration_days',
-    'start_date',
-    'end_date',
-    'booking_status',
-    'ai_inspection_id',
-  ],
-  crop_inspections: ['id', 'freshness', 'freshness_score', 'visual_defects', 'shelf_life_days'],
-  iot_sensors: ['id', 'location_id', 'sensor_type', 'status', 'created_at'],
-  sensor_readings: ['id', 'sensor_id', 'reading_value', 'reading_unit', 'reading_time', 'alert_triggered'],
-  pest_detections: [
-    'id',
-    'location_id',
-    'pest_type',
-    'severity_level',
-    'confidence_score',
-    'action_taken',
-    'detected_at',
-    'resolved_at',
-    'created_at',
-  ],
-  compliance_certificates: [
-    'id',
-    'vendor_id',
-    'certificate_type',
-    'certificate_number',
-    'issuing_authority',
-    'issue_date',
-    'expiry_date',
-    'status',
-    'document_url',
-    'score',
-  ],
-  storage_certificates: [
-    'id',
-    'booking_id',
-    'certificate_number',
-    'certificate_status',
-    'issued_date',
-    'issued_by',
-    'digital_signature',
-  ],
+/**
+ * What a column must be for snapshots to be computed from it. `integer` is written into an integer, `number` into JSON; a time
+ * without a zone would mean something else in each session, and an enum or a number in the place of a text fails when it
+ * is compared with one.
+ */
+export type ColumnKind = 'uuid' | 'text' | 'integer' | 'number' | 'numeric' | 'boolean' | 'time' | 'date';
+
+/** Names of types in pg_type, and the one to change to. */
+export const COLUMN_KINDS: Record<ColumnKind, { types: string[]; wanted: string }> = {
+  uuid: { types: ['uuid'], wanted: 'uuid' },
+  text: { types: ['text', 'varchar', 'bpchar'], wanted: 'text' },
+  integer: { types: ['int2', 'int4', 'int8'], wanted: 'integer' },
+  number: { types: ['int2', 'int4', 'int8', 'float4', 'float8', 'numeric'], wanted: 'double precision' },
+  numeric: { types: ['numeric'], wanted: 'numeric' },
+  boolean: { types: ['bool'], wanted: 'boolean' },
+  time: { types: ['timestamptz'], wanted: 'timestamptz' },
+  date: { types: ['date'], wanted: 'date' },
 };
 
-const LIVE = `booking_status is null or booking_status not in ('completed', 'cancelled')`;
+/** The columns of the application's tables that snapshots are made from. */
+export const SOURCE_COLUMNS: Record<string, Record<string, ColumnKind>> = {
+  storage_bookings: {
+    id: 'uuid',
+    farmer_id: 'uuid',
+    location_id: 'uuid',
+    vendor_id: 'uuid',
+    crop_type: 'text',
+    quantity_kg: 'integer',
+    grade: 'text',
+    duration_days: 'integer',
+    start_date: 'time',
+    end_date: 'time',
+    booking_status: 'text',
+    ai_inspection_id: 'uuid',
+  },
+  crop_inspections: {
+    id: 'uuid',
+    freshness: 'text',
+    freshness_score: 'numeric',
+    visual_defects: 'text',
+    shelf_life_days: 'integer',
+  },
+  iot_sensors: { id: 'uuid', location_id: 'uuid', sensor_type: 'text', status: 'text', created_at: 'time' },
+  sensor_readings: {
+    id: 'uuid',
+    sensor_id: 'uuid',
+    reading_value: 'number',
+    reading_unit: 'text',
+    reading_time: 'time',
+    alert_triggered: 'boolean',
+  },
+  pest_detections: {
+    id: 'uuid',
+    location_id: 'uuid',
+    pest_type: 'text',
+    severity_level: 'text',
+    confidence_score: 'number',
+    action_taken: 'text',
+    detected_at: 'time',
+    resolved_at: 'time',
+    created_at: 'time',
+  },
+  compliance_certificates: {
+    id: 'uuid',
+    vendor_id: 'uuid',
+    certificate_type: 'text',
+    certificate_number: 'text',
+    issuing_authority: 'text',
+    issue_date: 'date',
+    expiry_date: 'date',
+    status: 'text',
+    document_url: 'text',
+    score: 'number',
+  },
+  storage_certificates: {
+    id: 'uuid',
+    booking_id: 'uuid',
+    certificate_number: 'text',
+    certificate_status: 'text',
+    issued_date: 'time',
+    issued_by: 'text',
+    digital_signature: 'text',
+  },
+};
 
-interface SourceIndex {
+/** The tables with capture triggers, the busiest first: while it is waited for, nothing else is locked yet. */
+export const CAPTURED_TABLES = [
+  'sensor_readings',
+  'iot_sensors',
+  'pest_detections',
+  'crop_inspections',
+  'compliance_certificates',
+  'storage_certificates',
+] as const;
+
+/** What is wrong with the application's tables, and what to do about each. */
+export interface SourceFault {
+  /** `table`, or `table.column`. */
   name: string;
-  table: string;
-  definition: string;
-  serves?: string[];
+  fault: string;
+  remedy: string;
 }
 
-interface SourceIndexState {
-  /** The one of that name. */
-  own: 'valid' | 'invalid' | null;
-  /** An index of the owner's is as good. */
-  served: boolean;
-  partitioned: boolean;
+export interface SourceShape {
+  faults: SourceFault[];
+  /** Changes when one of the columns is made anew or gets another type, and not when others come and go. */
+  fingerprint: string;
 }
 
-/**
- * What reconcile looks up, and the index made for it where none serves. `serves` are leading columns: an existing index
- * that begins with them is as good, unless `exact` says that this one's expression or predicate is what counts.
- */
-export const SOURCE_INDEXES: readonly SourceIndex[] = [
-  {
-    name: 'market_sync_latest_reading',
-    table: 'sensor_readings',
-    definition: '(sensor_id, reading_time desc, id desc)',
-    serves: ['sensor_id', 'reading_time'],
-  },
-  {
-    name: 'market_sync_sensors_of_location',
-    table: 'iot_sensors',
-    definition: '(location_id)',
-    serves: ['location_id'],
-  },
-  {
-    name: 'market_sync_pests_of_location',
-    table: 'pest_detections',
-    definition: '(location_id, (coalesce(detected_at, created_at)))',
-  },
-  {
-    name: 'market_sync_certificates_of_vendor',
-    table: 'compliance_certificates',
-    definition: '(vendor_id)',
-    serves: ['vendor_id'],
-  },
-  {
-    name: 'market_sync_certificate_of_booking',
-    table: 'storage_certificates',
-    definition: '(booking_id)',
-    serves: ['booking_id'],
-  },
-  // Partial: a location may have ten live bookings and ten thousand ended ones.
-  {
-    name: 'market_sync_live_of_location',
-    table: 'storage_bookings',
-    definition: `(location_id) where ${LIVE}`,
-  },
-  { name: 'market_sync_live_of_vendor', table: 'storage_bookings', definition: `(vendor_id) where ${LIVE}` },
-  {
-    name: 'market_sync_live_of_inspection',
-    table: 'storage_bookings',
-    definition: `(ai_inspection_id) where ${LIVE}`,
-  },
-];
-
-/**
- * Checks the application's tables before anything is created. Throws an `EnvironmentError` that lists what is missing,
- * or says that bookings cannot be published without making the application's updates fail.
- */
-export async function verifySource(db: pg.ClientBase, sourceSchema: string): Promise<void> {
+/** Compares the application's tables, those of the session's search path unless named, with what snapshots are made from. */
+export async function readSourceShape(db: Database, sourceSchema?: string): Promise<SourceShape> {
   const wanted = Object.entries(SOURCE_COLUMNS).flatMap(([table, columns]) =>
-    columns.map((column) => ({ table, column })),
+    Object.entries(columns).map(([column, kind]) => ({ table, column, kind })),
   );
-  const missing = await query<{ name: string }>(
+  const found = await query<{
+    table_exists: boolean;
+    base_type: string | null;
+    type: string | null;
+    place: string | null;
+  }>(
     db,
-    `select format('%s.%s', wanted.table_name, wanted.column_name) as name
-     from unnest($2::text[], $3::text[]) as wanted (table_name, column_name)
-     left join information_schema.columns c
-       on c.table_schema = $1 and c.table_name = wanted.table_name and c.column_name = wanted.column_name
-     where c.column_name is null
-     order by 1`,
-    [sourceSchema, wanted.map((entry) => entry.table), wanted.map((entry) => entry.column)],
+    `select c.oid is not null as table_exists, format_type(a.atttypid, a.atttypmod) as type,
+       base.typname as base_type, concat_ws(':', a.attrelid, a.attnum, a.atttypid, a.atttypmod) as place
+     from unnest($2::text[], $3::text[]) with ordinality as wanted (table_name, column_name, position)
+     left join pg_class c on c.relname = wanted.table_name and c.relkind in ('r', 'p', 'v', 'f')
+       and c.relnamespace = (select oid from pg_namespace where nspname = coalesce($1, current_schema()))
+     left join pg_attribute a on a.attrelid = c.oid and a.attname = wanted.column_name and a.attnum > 0
+       and not a.attisdropped
+     left join pg_type t on t.oid = a.atttypid
+     left join pg_type base on base.oid = case when t.typtype = 'd' then t.typbasetype else t.oid end
+     order by wanted.position`,
+    [sourceSchema ?? null, wanted.map((entry) => entry.table), wanted.map((entry) => entry.column)],
   );
-  if (missing.length > 0) {
+  const faults: SourceFault[] = [];
+  wanted.forEach(({ table, column, kind }, index) => {
+    const row = found[index];
+    const name = `${table}.${column}`;
+    if (row?.table_exists !== true) {
+      // Once for all of its columns.
+      if (!faults.some((known) => known.name === table)) {
+        faults.push({
+          name: table,
+          fault: `there is no table ${table}`,
+          remedy: 'restore it, or rename it back',
+        });
+      }
+    } else if (row.base_type === null) {
+      faults.push({
+        name,
+        fault: `there is no column ${name}`,
+        remedy: `alter table ${table} rename column … to ${column}, or add column ${column} ${COLUMN_KINDS[kind].wanted}`,
+      });
+    } else if (!COLUMN_KINDS[kind].types.includes(row.base_type)) {
+      faults.push({
+        name,
+        fault: `${name} is ${row.type}, not ${COLUMN_KINDS[kind].wanted}`,
+        remedy: `alter table ${table} alter column ${column} type ${COLUMN_KINDS[kind].wanted} using …`,
+      });
+    }
+  });
+  return { faults, fingerprint: found.map((row) => row.place ?? '').join(' ') };
+}
+
+/** The faults as one sentence each, the remedy with it. */
+export const describeFaults = (faults: SourceFault[]): string =>
+  faults.map(({ fault, remedy }) => `${fault} (${remedy})`).join('; ');
+
+/**
+ * Checks the application's tables before anything is created. Throws an `EnvironmentError` that lists what is missing or of
+ * a type that cannot be used, or says that bookings cannot be published without making the application's updates fail.
+ */
+export async function verifySource(db: Database, sourceSchema: string): Promise<void> {
+  const { faults } = await readSourceShape(db, sourceSchema);
+  if (faults.length > 0) {
     throw new EnvironmentError(
       `SOURCE_SCHEMA=${sourceSchema}: this is not a Storage Guard database, or one this version does not know. ` +
-        `Missing columns: ${missing.map((row) => row.name).join(', ')}. Point DATABASE_URL and SOURCE_SCHEMA at it.`,
+        `Found: ${describeFaults(faults)}. Mend the tables, or point DATABASE_URL and SOURCE_SCHEMA at it.`,
     );
   }
   if (!(await hasUsableIdentity(db, sourceSchema))) {
@@ -154,7 +189,7 @@ export async function verifySource(db: pg.ClientBase, sourceSchema: string): Pro
 }
 
 /** Whether bookings can be published: else the application's updates and deletes would fail. Throws when there is no such table. */
-export async function hasUsableIdentity(db: pg.ClientBase, sourceSchema: string): Promise<boolean> {
+export async function hasUsableIdentity(db: Database, sourceSchema: string): Promise<boolean> {
   const identity = await query<{ usable: boolean }>(
     db,
     `select c.relreplident = 'f'
@@ -168,56 +203,4 @@ export async function hasUsableIdentity(db: pg.ClientBase, sourceSchema: string)
     [sourceSchema],
   );
   return identity[0]?.usable === true;
-}
-
-/**
- * Creates the indexes that reconcile needs and no existing index serves, one by one and concurrently: the tables'
- * writers are never blocked. One left invalid by a crash is made anew. Partitioned tables get theirs without
- * `concurrently`, which PostgreSQL does not offer for them.
- */
-export async function ensureSourceIndexes(
-  db: pg.ClientBase,
-  { sourceSchema, log }: { sourceSchema: string; log: Logger },
-): Promise<void> {
-  await query(db, 'set lock_timeout = 0; set statement_timeout = 0');
-  const schema = pg.escapeIdentifier(sourceSchema); // `order` and `user` are lowercase identifiers, too.
-  for (const index of SOURCE_INDEXES) {
-    const found = await findSourceIndex(db, { sourceSchema, index });
-    if (found === undefined || found.own === 'valid' || found.served) continue;
-    const concurrently = found.partitioned ? '' : 'concurrently';
-    if (found.own === 'invalid') await query(db, `drop index ${concurrently} ${schema}.${index.name}`);
-    await query(
-      db,
-      `create index ${concurrently} ${index.name} on ${schema}.${index.table} ${index.definition}`,
-    );
-    log.info({ index: index.name, table: index.table }, 'index created');
-  }
-}
-
-/** How it stands with one of the indexes; undefined where its table is missing. */
-export async function findSourceIndex(
-  db: pg.ClientBase,
-  { sourceSchema, index }: { sourceSchema: string; index: SourceIndex },
-): Promise<SourceIndexState | undefined> {
-  const rows = await query<SourceIndexState>(
-    db,
-    `select
-       (select case when i.indisvalid then 'valid' else 'invalid' end
-        from pg_index i join pg_class c on c.oid = i.indexrelid
-        where i.indrelid = t.oid and c.relname = $3) as own,
-       exists (
-         select from pg_index i
-         join pg_class c on c.oid = i.indexrelid
-         join pg_am am on am.oid = c.relam and am.amname = 'btree'
-         where i.indrelid = t.oid and i.indisvalid and i.indpred is null and cardinality($4::text[]) > 0
-           and i.indnkeyatts >= cardinality($4::text[])
-           and (select array_agg(a.attname::text order by k.position)
-                from unnest(i.indkey) with ordinality k (attnum, position)
-                join pg_attribute a on a.attrelid = t.oid and a.attnum = k.attnum
-                where k.position <= cardinality($4::text[])) = $4::text[]) as served,
-       t.relkind = 'p' as partitioned
-     from pg_class t where t.oid = to_regclass(format('%I.%I', $1::text, $2::text))`,
-    [sourceSchema, index.table, index.name, index.serves ?? []],
-  );
-  return rows[0];
 }

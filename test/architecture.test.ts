@@ -49,7 +49,6 @@ const PG_OWNERS: Record<string, string> = {
   'src/postgres.ts': 'makes the pools',
   'src/lost-answer.ts': 'asks past a pool whose connections may be lost',
   'src/read-only.ts': 'makes connections that set nothing for their sessions: a pooler would hand it on',
-  'src/source.ts': 'escapes an identifier',
   'src/embedded/start-server.ts': 'asks the server it has just started, before there is a pool',
   'src/embedded/postgres.ts': 'creates databases, which no pool of a database can do',
   'src/embedded/storage-guard.ts': 'escapes an identifier',

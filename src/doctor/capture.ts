@@ -1,5 +1,6 @@
 import { EnvironmentError } from '../errors.ts';
-import { findMissing, findPending, readMigrations } from '../migrate.ts';
+import { findMissing } from '../migrate.ts';
+import { findPending, readMigrations } from '../migrations.ts';
 import { query } from '../postgres.ts';
 import { readQueueVersion } from '../queue-schema.ts';
 import {

@@ -1,29 +1,37 @@
 import { query } from '../postgres.ts';
-import { findSourceIndex, SOURCE_INDEXES } from '../source.ts';
-import { type CheckDefinition, listNames, ok, statements, warning } from './check.ts';
+import { SOURCE_COLUMNS } from '../source.ts';
+import { isSourceIndex, planSourceIndexes } from '../source-indexes.ts';
+import { type CheckDefinition, listNames, ok, skipped, statements, warning } from './check.ts';
 import type { PostgresContext } from './postgres-context.ts';
-import { SOURCE_TYPES } from './source-types.ts';
 
 type Look = CheckDefinition<PostgresContext>['look'];
 
+async function hasTables(db: PostgresContext['db'], sourceSchema: string): Promise<boolean> {
+  const names = Object.keys(SOURCE_COLUMNS);
+  const rows = await query<{ count: number }>(
+    db,
+    `select count(*) from unnest($2::text[]) name where to_regclass(format('%I.%I', $1::text, name)) is not null`,
+    [sourceSchema, names],
+  );
+  return rows[0]?.count === names.length;
+}
+
 /** Before installation their absence is no fault: migrate makes them. */
 const lookAtIndexes: Look = async ({ db, sourceSchema, facts }) => {
-  const missing: { name: string; remedy: string }[] = [];
-  for (const index of SOURCE_INDEXES) {
-    const state = await findSourceIndex(db, { sourceSchema, index });
-    if (state === undefined || state.own === 'valid' || state.served) continue;
-    const { name, table, definition } = index;
-    const concurrently = state.partitioned ? '' : 'concurrently ';
-    const create = `create index ${concurrently}${name} on "${sourceSchema}".${table} ${definition}`;
-    // One that is there and invalid is named by invalid_indexes, with the same end.
-    if (state.own === null) missing.push({ name: `${name} on ${table}`, remedy: create });
-  }
+  if (facts.schema === undefined || !(await hasTables(db, sourceSchema)))
+    return skipped('there are no source tables');
+  // One that is there and invalid is named by invalid_indexes, with the same end.
+  const missing = (await planSourceIndexes(db, sourceSchema)).filter(
+    ({ title }) => !title.includes('left invalid'),
+  );
   if (missing.length === 0) return ok('every look-up of a recompute has its index');
-  const names = listNames(missing.map(({ name }) => name));
+  const names = listNames(missing.map(({ title }) => title.replace(/^index /, '')));
   if (!facts.installed) return ok(`market-sync migrate makes, without blocking writers: ${names}`);
   return warning(
     `none serves in the place of ${names}: recomputes read whole tables`,
-    statements(missing.map(({ remedy }) => remedy)),
+    statements(
+      missing.flatMap((step) => step.statements.filter((statement) => !statement.startsWith('set '))),
+    ),
   );
 };
 
@@ -38,7 +46,7 @@ const lookAtInvalid: Look = async ({ db, sourceSchema }) => {
   const rows = await query<{ name: string; index_name: string; definition: string; building: boolean }>(
     db,
     INVALID,
-    [sourceSchema, Object.keys(SOURCE_TYPES)],
+    [sourceSchema, Object.keys(SOURCE_COLUMNS)],
   );
   const building = rows.filter((row) => row.building);
   const broken = rows.filter((row) => !row.building);
@@ -52,7 +60,7 @@ const lookAtInvalid: Look = async ({ db, sourceSchema }) => {
     statements(
       broken.flatMap(({ name, index_name, definition }) => [
         `drop index concurrently ${name}`,
-        ...(SOURCE_INDEXES.some((index) => index.name === index_name)
+        ...(isSourceIndex(index_name)
           ? [definition.replace(/^CREATE (UNIQUE )?INDEX /, 'create $1index concurrently ')]
           : []),
       ]),

@@ -1,11 +1,11 @@
 import { query } from '../postgres.ts';
 import { type CheckDefinition, listNames, ok, skipped, statements, warning } from './check.ts';
 import type { PostgresContext } from './postgres-context.ts';
-import { SOURCE_TYPES } from './source-types.ts';
+import { SOURCE_COLUMNS } from '../source.ts';
 
 type Look = CheckDefinition<PostgresContext>['look'];
 
-const TABLES = Object.keys(SOURCE_TYPES);
+const TABLES = Object.keys(SOURCE_COLUMNS);
 
 /** The tables that triggers capture: bookings come by publication, however they were written. */
 const TRIGGERED = TABLES.filter((name) => name !== 'storage_bookings');
@@ -34,8 +34,8 @@ const lookAtPartitions: Look = async ({ db, sourceSchema }) => {
   }
   return warning(
     `${listNames([...new Set(open.map((row) => row.parent))])} in ${open.length} partitions (${listNames(open.map((row) => row.leaf))}): ` +
-      'statements on the parent are seen, those on a partition itself, attached and detached ones are not. After such a write:',
-    statements([`${RESYNC}'partitions were written directly')`]),
+      'statements on a partition itself are not seen until it has its triggers, which migrate and the pipeline give it. Now:',
+    'market-sync migrate',
   );
 };
 
@@ -160,7 +160,7 @@ export const SURROUNDING_CHECKS: readonly CheckDefinition<PostgresContext>[] = [
   {
     name: 'partitions',
     means:
-      'Warning when a table that triggers capture is partitioned: statements on a partition itself, and attaching and detaching, are not seen; ask for a resync afterwards.',
+      'Warning when a partition of a table that triggers capture has no triggers of its own yet: statements on it are not seen.',
     look: lookAtPartitions,
   },
   {

@@ -1,46 +1,43 @@
 import type pg from 'pg';
 import { query } from '../postgres.ts';
-import { hasUsableIdentity } from '../source.ts';
-import {
-  type CheckDefinition,
-  type Finding,
-  failure,
-  listNames,
-  ok,
-  skipped,
-  statements,
-  warning,
-} from './check.ts';
+import { COLUMN_KINDS, type ColumnKind, hasUsableIdentity, SOURCE_COLUMNS } from '../source.ts';
+import { type CheckDefinition, type Finding, failure, listNames, ok, skipped, statements } from './check.ts';
 import type { PostgresContext } from './postgres-context.ts';
-import { isOf, isZoneless, OTHER_COLUMNS, SOURCE_TYPES, typeOf } from './source-types.ts';
+import { OTHER_COLUMNS } from './source-types.ts';
+
+const isOf = (kind: ColumnKind, base: string): boolean => COLUMN_KINDS[kind].types.includes(base);
+
+const typeOf = (kind: ColumnKind): string => COLUMN_KINDS[kind].wanted;
 
 type Look = CheckDefinition<PostgresContext>['look'];
 
 interface SourceTable {
   kind: string;
-  /** Name → type; of a domain the type under it. */
-  columns: Map<string, string>;
+  /** By name; of a domain the type under it. */
+  columns: Map<string, { type: string; base: string }>;
 }
 
 const SOURCE_TABLES = `
   select c.relname as table_name, c.relkind as kind, a.attname as column_name,
-    coalesce(nullif(t.typbasetype, 0), t.oid)::regtype::text as type
+    base.oid::regtype::text as type, base.typname as base
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-  join pg_type t on t.oid = a.atttypid
+  join pg_type t on t.oid = a.atttypid join pg_type base on base.oid = coalesce(nullif(t.typbasetype, 0), t.oid)
   where n.nspname = $1 and c.relname = any ($2::text[]) and c.relkind in ('r', 'p', 'v', 'm', 'f')
   order by c.relname, a.attnum`;
 
 async function readTables(db: pg.ClientBase, sourceSchema: string): Promise<Map<string, SourceTable>> {
-  const rows = await query<{ table_name: string; kind: string; column_name: string; type: string }>(
-    db,
-    SOURCE_TABLES,
-    [sourceSchema, Object.keys(SOURCE_TYPES)],
-  );
+  const rows = await query<{
+    table_name: string;
+    kind: string;
+    column_name: string;
+    type: string;
+    base: string;
+  }>(db, SOURCE_TABLES, [sourceSchema, Object.keys(SOURCE_COLUMNS)]);
   const tables = new Map<string, SourceTable>();
-  for (const { table_name, kind, column_name, type } of rows) {
+  for (const { table_name, kind, column_name, type, base } of rows) {
     const table = tables.get(table_name) ?? { kind, columns: new Map() };
-    table.columns.set(column_name, type);
+    table.columns.set(column_name, { type, base });
     tables.set(table_name, table);
   }
   return tables;
@@ -54,7 +51,7 @@ const lookAtTables: Look = async ({ db, sourceSchema, facts }) => {
     );
   }
   const tables = await readTables(db, sourceSchema);
-  const missing = Object.keys(SOURCE_TYPES).filter((name) => !tables.has(name));
+  const missing = Object.keys(SOURCE_COLUMNS).filter((name) => !tables.has(name));
   if (missing.length > 0) {
     return failure(
       `not in the schema ${sourceSchema}: ${listNames(missing)}. Is this the database of Storage Guard?`,
@@ -73,11 +70,11 @@ const lookAtTables: Look = async ({ db, sourceSchema, facts }) => {
 
 /** The missing column's likely new name: one that nobody knows, of a type that it may have. */
 function findNewName(table: SourceTable, input: { name: string; column: string }): string | undefined {
-  const wanted = SOURCE_TYPES[input.name] ?? {};
+  const wanted = SOURCE_COLUMNS[input.name] ?? {};
   const family = wanted[input.column];
   if (family === undefined) return undefined;
   const known = new Set([...Object.keys(wanted), ...(OTHER_COLUMNS[input.name] ?? '').split(' ')]);
-  const unknown = [...table.columns].filter(([name, type]) => !known.has(name) && isOf(family, type));
+  const unknown = [...table.columns].filter(([name, { base }]) => !known.has(name) && isOf(family, base));
   return unknown.length === 1
     ? unknown[0]?.[0]
     : closest(
@@ -96,7 +93,7 @@ const lookAtColumns: Look = async ({ db, sourceSchema }) => {
   const found: string[] = [];
   const remedies: string[] = [];
   for (const [name, table] of tables) {
-    for (const [column, family] of Object.entries(SOURCE_TYPES[name] ?? {})) {
+    for (const [column, family] of Object.entries(SOURCE_COLUMNS[name] ?? {})) {
       if (table.columns.has(column)) continue;
       const renamed = findNewName(table, { name, column });
       found.push(`${name}.${column}${renamed === undefined ? '' : ` (renamed to ${renamed}?)`}`);
@@ -117,25 +114,20 @@ const lookAtColumns: Look = async ({ db, sourceSchema }) => {
 const lookAtTypes: Look = async ({ db, sourceSchema }): Promise<Finding> => {
   const tables = await readTables(db, sourceSchema);
   if (tables.size === 0) return skipped('there are no source tables');
-  const [zoneless, wrong, remedies] = [[] as string[], [] as string[], [] as string[]];
+  const [wrong, remedies] = [[] as string[], [] as string[]];
   for (const [name, table] of tables) {
-    for (const [column, family] of Object.entries(SOURCE_TYPES[name] ?? {})) {
+    for (const [column, family] of Object.entries(SOURCE_COLUMNS[name] ?? {})) {
       const type = table.columns.get(column);
-      if (type === undefined || isOf(family, type)) continue;
-      const cast = isZoneless(family, type)
-        ? `${column} at time zone 'UTC'`
-        : `${column}::text::${typeOf(family)}`;
-      (isZoneless(family, type) ? zoneless : wrong).push(`${name}.${column} is ${type}`);
+      if (type === undefined || isOf(family, type.base)) continue;
+      const cast =
+        type.base === 'timestamp' ? `${column} at time zone 'UTC'` : `${column}::text::${typeOf(family)}`;
+      wrong.push(`${name}.${column} is ${type.type}`);
       remedies.push(
         `alter table "${sourceSchema}".${name} alter column ${column} type ${typeOf(family)} using ${cast}`,
       );
     }
   }
-  if (wrong.length > 0)
-    return failure(`of another type: ${listNames([...wrong, ...zoneless])}`, statements(remedies));
-  if (zoneless.length > 0) {
-    return warning(`without a time zone, taken for UTC: ${listNames(zoneless)}`, statements(remedies));
-  }
+  if (wrong.length > 0) return failure(`of another type: ${listNames(wrong)}`, statements(remedies));
   return ok('every column that a snapshot shows has its type');
 };
 
@@ -203,7 +195,8 @@ export const SOURCE_TABLE_CHECKS: readonly CheckDefinition<PostgresContext>[] = 
   },
   {
     name: 'source_types',
-    means: 'Failure when such a column has a type that cannot be used, warning for times without a zone.',
+    means:
+      'Failure when such a column has a type that cannot be used: a time without a zone means another instant in each session.',
     look: lookAtTypes,
   },
   {

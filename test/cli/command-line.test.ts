@@ -1,13 +1,13 @@
-import { readFileSync } from 'node:fs';
 import { once } from 'node:events';
-import { createServer, type Server } from 'node:net';
+import { readFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
+import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { listSettings } from '../../src/config.ts';
 import { runProgram } from './program.ts';
 
-const COMMANDS = ['start', 'pipeline', 'api', 'migrate', 'status', 'doctor'];
+const COMMANDS = ['start', 'pipeline', 'api', 'migrate', 'uninstall', 'status', 'doctor', 'audit'];
 
 test('the help lists the commands, and the version is that of the package', async () => {
   const [help, version] = await Promise.all([runProgram(['--help']), runProgram(['--version'])]);

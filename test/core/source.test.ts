@@ -18,7 +18,8 @@ const listIndexes = async (): Promise<string[]> => {
   const rows = await query<{ name: string }>(
     database.pool,
     `select c.relname as name from pg_index i join pg_class c on c.oid = i.indexrelid
-     where c.relname like 'market\\_sync\\_%' and i.indisvalid and c.relnamespace = 'public'::regnamespace order by 1`,
+     where c.relname like 'market\\_sync\\_%' and i.indisvalid and c.relnamespace = 'public'::regnamespace
+       and not c.relispartition order by 1`,
   );
   return rows.map(({ name }) => name);
 };
@@ -98,6 +99,59 @@ describe('the indexes that reconcile needs', () => {
     expect(rows).toHaveLength(2);
     expect(await listIndexes()).toEqual(MADE);
     expect(await install()).toEqual([]);
+  });
+});
+
+const PARTITIONED = `
+  drop table sensor_readings;
+  create table sensor_readings (
+    id uuid not null default gen_random_uuid(), sensor_id uuid, reading_value float8, reading_unit varchar(16),
+    reading_time timestamptz not null, alert_triggered bool, alert_reason text, created_at timestamptz,
+    primary key (id, reading_time)) partition by range (reading_time);
+  create schema "Parts";
+  create table "Parts"."Old" partition of sensor_readings for values from (minvalue) to ('2024-01-01');
+  create table readings_2024 partition of sensor_readings for values from ('2024-01-01') to ('2025-01-01')
+    partition by range (reading_time);
+  create table readings_2024_h1 partition of readings_2024 for values from ('2024-01-01') to ('2024-07-01');
+  create table readings_2024_h2 partition of readings_2024 for values from ('2024-07-01') to ('2025-01-01')`;
+
+describe('the index of a partitioned table', () => {
+  const places = () =>
+    run(`select t.relname as "table", i.indisvalid as valid, c.relispartition as attached
+         from pg_index i join pg_class c on c.oid = i.indexrelid join pg_class t on t.oid = i.indrelid
+         where c.relname like 'market\\_sync\\_latest\\_reading%' order by t.relname collate "C"`);
+  const WHOLE = [
+    { table: 'Old', valid: true, attached: true },
+    { table: 'readings_2024', valid: true, attached: true },
+    { table: 'readings_2024_h1', valid: true, attached: true },
+    { table: 'readings_2024_h2', valid: true, attached: true },
+    { table: 'sensor_readings', valid: true, attached: false },
+  ];
+
+  test('I5: is built on each partition concurrently, at any depth and in any schema, and then taken in by its parent', async () => {
+    await run(PARTITIONED);
+    await install();
+    expect(await places()).toEqual(WHOLE);
+  });
+
+  test('is finished when a crash has left some of it, or an invalid part of it', async () => {
+    await run(PARTITIONED);
+    const name = async (table: string) =>
+      (await run(`select 'market_sync_latest_reading_' || '${table}'::regclass::oid as name`))[0]?.name;
+    await run(
+      `create index ${await name('"Parts"."Old"')} on "Parts"."Old" (sensor_id, reading_time desc, id desc)`,
+    );
+    await run(
+      `create index ${await name('readings_2024_h1')} on readings_2024_h1 (sensor_id, reading_time desc, id desc)`,
+    );
+    await run(
+      `update pg_index set indisvalid = false where indexrelid = '${await name('readings_2024_h1')}'::regclass`,
+    );
+    await run(
+      `create index market_sync_latest_reading on only sensor_readings (sensor_id, reading_time desc, id desc)`,
+    );
+    await install();
+    expect(await places()).toEqual(WHOLE);
   });
 });
 

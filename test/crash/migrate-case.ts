@@ -1,6 +1,7 @@
 import { expect } from 'vitest';
 import type { CrashPoint } from '../../src/crash-point.ts';
-import { readMigrations, requireMigrated } from '../../src/migrate.ts';
+import { requireMigrated } from '../../src/migrate.ts';
+import { readMigrations } from '../../src/migrations.ts';
 import { query } from '../../src/postgres.ts';
 import { until } from '../support/pipeline.ts';
 import { createDatabase, type TestDatabase } from '../support/postgres.ts';

@@ -4,9 +4,7 @@ import { expect, test } from 'vitest';
 import { DOCTOR_EXIT_CODES } from '../../src/commands/doctor.ts';
 import { CATALOGUE } from '../../src/doctor/examine.ts';
 import { readGrants } from '../../src/doctor/role-grants.ts';
-import { SOURCE_TYPES } from '../../src/doctor/source-types.ts';
 import { ROLES_FILE } from '../../src/roles.ts';
-import { SOURCE_COLUMNS } from '../../src/source.ts';
 import { runProgram } from '../cli/program.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
@@ -28,15 +26,6 @@ test("doctor's exit codes are in its help and in the README", async () => {
   const { stdout } = await runProgram(['doctor', '--help']);
   expect(stdout).toContain(DOCTOR_EXIT_CODES);
   expect(read('README.md').replace(/\s+/g, ' ')).toContain(DOCTOR_EXIT_CODES);
-});
-
-test('the doctor knows the type of every column that a snapshot is made from, and of no other', () => {
-  const columnsOf = (tables: Record<string, Iterable<string>>) =>
-    Object.entries(tables).map(([table, columns]) => [table, [...columns].toSorted()]);
-  const types = Object.fromEntries(
-    Object.entries(SOURCE_TYPES).map(([table, columns]) => [table, Object.keys(columns)]),
-  );
-  expect(columnsOf(types)).toEqual(columnsOf(SOURCE_COLUMNS));
 });
 
 test('every statement of roles.sql that grants is read', () => {

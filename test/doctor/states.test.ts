@@ -228,7 +228,7 @@ describe('a database of somebody else', () => {
     const report = await patient.examineUntil({ wal_level: 'failure', partitions: 'warning' });
     expect(findCheck(report, 'partitions')).toMatchObject({
       found: expect.stringContaining('sensor_readings in 1 partitions (readings_2024)'),
-      remedy: `select market_sync.resync('partitions were written directly');`,
+      remedy: 'market-sync migrate',
     });
   });
 

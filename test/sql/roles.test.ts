@@ -57,6 +57,10 @@ const FUNCTIONS: Record<string, string> = {
   'claim_expired(timestamp with time zone,interval,integer)': 'consumer',
   'delete_ended(uuid[],bigint[])': 'consumer',
   'fold_measurements()': 'consumer',
+  'note_source_shape(bigint,text,text)': 'consumer',
+  'capture_partition(regclass)': 'consumer',
+  'compare_partitions()': 'consumer',
+  'list_partitions()': 'reader operator admin consumer api',
   'is_paused()': 'consumer publisher api',
   'release_claims(text,uuid[])': 'consumer publisher api',
   'claim_snapshots(text,interval,integer,uuid[])': 'publisher api',
@@ -79,6 +83,7 @@ const FUNCTIONS: Record<string, string> = {
   'lock_by_hand()': NOBODY,
   'named_actor()': NOBODY,
   'ask_for_recompute(uuid[])': NOBODY,
+  'ask_for_sensors(timestamp with time zone,timestamp with time zone,boolean)': NOBODY,
   'reconcile(uuid[],timestamp with time zone)': NOBODY,
   'reconcile_by_hand(uuid[])': NOBODY,
   'find_pgboss_table(text)': NOBODY,
@@ -118,6 +123,7 @@ const RELATIONS: Record<string, Privileges> = {
   latency: VIEW,
   overrides: VIEW,
   parked: VIEW,
+  partitions: { ...VIEW, consumer: 'select' },
   queue: VIEW,
   revisions: VIEW,
   schedules: VIEW,
@@ -149,6 +155,7 @@ const RELATIONS: Record<string, Privileges> = {
   resync: { consumer: 'select, update (finished_at, phase)', api: 'select' },
   revision: { api: 'select' },
   settings: { consumer: 'select, update (pest_window, publish_interval, retention, sensor_stale_after)' },
+  source_partition: {},
   snapshot_state: { consumer: 'select', publisher: 'select', api: 'select' },
   traced: {},
   task: { consumer: 'select, update, delete', api: 'select, insert, update' },
@@ -274,6 +281,7 @@ test('whatever a role may call and writes runs with the rights of its owner', as
     'latency_bound',
     'iso',
     'is_paused',
+    'list_partitions',
     'find_unknown_versions', // What it reads, its callers may read.
   ];
   const rows = await query<{ name: string }>(

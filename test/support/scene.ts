@@ -7,8 +7,8 @@ import type { Lsn } from '../../src/lsn.ts';
 import { migrate } from '../../src/migrate.ts';
 import type { Market } from '../../src/mongo.ts';
 import { createPool, query } from '../../src/postgres.ts';
-import type { TestCluster } from './cluster.ts';
 import { decide, readDecisions } from '../oracle/manual-rules.ts';
+import type { TestCluster } from './cluster.ts';
 import {
   compareListing,
   compareSnapshot,
@@ -36,6 +36,7 @@ interface StartOptions {
   market?: Market;
   onBatch?: NonNullable<PipelineContext['onBatch']>;
   log?: PipelineContext['log'];
+  checkIntervalMs?: number;
   /** The consumer's state that is waited for; `active` unless named. */
   until?: 'active' | 'standby' | 'starting';
 }
@@ -64,12 +65,20 @@ export interface Scene {
 }
 
 export async function createScene(
-  options: { cluster?: TestCluster; clock?: TestClock; settings?: NodeJS.ProcessEnv } = {},
+  options: {
+    cluster?: TestCluster;
+    clock?: TestClock;
+    settings?: NodeJS.ProcessEnv;
+    /** SQL that changes the application's tables before they are migrated. */
+    source?: string;
+  } = {},
 ): Promise<Scene> {
-  const { clock, cluster } = options;
-  const database = await (cluster === undefined
-    ? createDatabase({ template: 'migrated' })
-    : migrated(cluster));
+  const { clock, cluster, source } = options;
+  const database = await (cluster !== undefined
+    ? migrated(cluster)
+    : source === undefined
+      ? createDatabase({ template: 'migrated' })
+      : migratedFrom(source));
   const market = await createMarket();
   const config = testConfig(database, options.settings);
   const stops = new Set<() => Promise<void>>();
@@ -86,6 +95,7 @@ export async function createScene(
       log,
       ...(clock === undefined ? {} : { clock: () => clock.now() }),
       ...(asked.onBatch === undefined ? {} : { onBatch: asked.onBatch }),
+      ...(asked.checkIntervalMs === undefined ? {} : { checkIntervalMs: asked.checkIntervalMs }),
     });
     const stop = async (): Promise<void> => {
       if (!stops.delete(stop)) return;
@@ -183,4 +193,11 @@ async function migrated(cluster: TestCluster): Promise<TestDatabase> {
   await applyStorageGuardTables({ pool, sourceSchema: 'public' });
   await migrate({ pool, sourceSchema: 'public', log });
   return { url, name: 'postgres', pool, drop: () => pool.end() };
+}
+
+async function migratedFrom(source: string): Promise<TestDatabase> {
+  const database = await createDatabase();
+  await query(database.pool, source);
+  await migrate({ pool: database.pool, sourceSchema: 'public', log: testLog() });
+  return database;
 }
