@@ -3,7 +3,7 @@ import { startListening } from '../src/listen.ts';
 import { classifyPostgresError } from '../src/postgres.ts';
 import { sleep } from '../src/sleep.ts';
 import { nextAttemptInMs, releaseClaims } from '../src/store/outbox.ts';
-import { type PublishContext, publishBatch } from '../src/store/publish.ts';
+import { type PublishContext, type PublishOutcome, publishBatch } from '../src/store/publish.ts';
 import { outageDelayMs } from './outage-delay.ts';
 import { Wakeup } from './wakeup.ts';
 
@@ -20,7 +20,17 @@ export interface Publisher {
 const LOOK_AGAIN_MS = 30_000;
 
 /**
- * Publishes as soon as reconcile has committed, batch after batch until the outbox is empty. While MongoDB is not to be
+ * While live changes come, what a backfill or a resync made is published in batches of this many, and for half of the
+ * time at most: a live change waits for the batch in work.
+ */
+const BACKGROUND_BATCH_MAX = 50;
+
+/** Milliseconds for which a live change counts as a sign that more are to come. */
+const LIVE_MS = 2_000;
+
+/**
+ * Publishes as soon as reconcile has committed, batch after batch until the outbox is empty: live changes first, then
+ * what nobody waits for. While MongoDB is not to be
  * had it waits with growing, jittered delays; snapshots wait in their table, the slot does not (D8).
  */
 export function startPublisher(ctx: PublishContext, { batchMax }: { batchMax: number }): Publisher {
@@ -39,11 +49,12 @@ export function startPublisher(ctx: PublishContext, { batchMax }: { batchMax: nu
     onNotify: () => wakeup.notify(),
     onConnect,
   });
+  const background: Background = { liveUntilMs: 0, restUntilMs: 0 };
   const run = async (): Promise<void> => {
     for (let failures = 0; !abort.signal.aborted; ) {
       const release = abandoned;
       abandoned = false;
-      const step = await publishStep(ctx, { batchMax, failures, abandoned: release });
+      const step = await publishStep(ctx, { batchMax, failures, abandoned: release, background });
       failures = step.failed ? failures + 1 : 0;
       abandoned ||= step.interrupted;
       if (step.waitMs === 0) continue;
@@ -71,16 +82,29 @@ interface Step {
   interrupted: boolean;
 }
 
+/** When what nobody waits for may go on. */
+interface Background {
+  liveUntilMs: number;
+  restUntilMs: number;
+}
+
 /** One batch; answers how long to wait before the next. Throws what is fatal. */
 async function publishStep(
   ctx: PublishContext,
-  { batchMax, failures, abandoned }: { batchMax: number; failures: number; abandoned: boolean },
+  {
+    batchMax,
+    failures,
+    abandoned,
+    background,
+  }: { batchMax: number; failures: number; abandoned: boolean; background: Background },
 ): Promise<Step> {
   try {
     if (abandoned) await releaseClaims(ctx.pool, { publisher: ctx.publisher });
     const startedAt = performance.now();
-    const outcome = await publishBatch(ctx, { limit: batchMax });
+    const outcome = await publishNext(ctx, { batchMax, background });
     switch (outcome.outcome) {
+      case 'resting':
+        return { waitMs: outcome.restMs, failed: false, interrupted: false };
       case 'published':
         ctx.log.debug(
           { listings: outcome.results.length, duration_ms: Math.round(performance.now() - startedAt) },
@@ -112,4 +136,24 @@ async function publishStep(
     ctx.log.warn({ error: describeError(error) }, 'publisher interrupted, coming back');
     return { waitMs, failed: true, interrupted: true };
   }
+}
+
+/** The next batch: of live changes if there are any, of the rest if it is their turn. */
+async function publishNext(
+  ctx: PublishContext,
+  { batchMax, background }: { batchMax: number; background: Background },
+): Promise<PublishOutcome | { outcome: 'resting'; restMs: number }> {
+  const live = await publishBatch(ctx, { limit: batchMax, liveOnly: true });
+  const startedAt = performance.now();
+  if (live.outcome === 'published') background.liveUntilMs = startedAt + LIVE_MS;
+  if (live.outcome !== 'idle') return live;
+  if (startedAt < background.restUntilMs) {
+    return { outcome: 'resting', restMs: Math.ceil(background.restUntilMs - startedAt) };
+  }
+  const beside = startedAt < background.liveUntilMs;
+  const outcome = await publishBatch(ctx, { limit: beside ? Math.min(BACKGROUND_BATCH_MAX, batchMax) : batchMax });
+  const endedAt = performance.now();
+  // Live ones that came meanwhile are in it, too; then there is less of a rest, which is as well.
+  if (beside && outcome.outcome === 'published') background.restUntilMs = endedAt + (endedAt - startedAt);
+  return outcome;
 }

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { runApi } from './commands/api.ts';
+import { runBackfill } from './commands/backfill.ts';
 import { runKeysCreate, runKeysList, runKeysRevoke, runKeysRotate } from './commands/keys.ts';
 import { runMigrate } from './commands/migrate.ts';
 import { runPipeline } from './commands/pipeline.ts';
@@ -44,6 +45,19 @@ function buildProgram(): Command {
     .option('--json', 'as one line of JSON')
     .action((options: { json?: boolean }) =>
       withSettings((config, log) => runStatus(config, log, { json: options.json === true })),
+    );
+  add('backfill', 'recompute the snapshot of every booking beside live work, and show how far it is')
+    .option('--reason <text>', 'why, for the audit log', 'market-sync backfill')
+    .option('--detach', 'ask for it and do not wait')
+    .option('--cancel', 'cancel the one that is open')
+    .action((options: { reason: string; detach?: boolean; cancel?: boolean }) =>
+      withSettings((config, log) =>
+        runBackfill(config, log, {
+          reason: options.reason,
+          detach: options.detach === true,
+          cancel: options.cancel === true,
+        }),
+      ),
     );
   addKeys(add('keys', 'make, list, rotate and revoke keys of the API'));
   return program;

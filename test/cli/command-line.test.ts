@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { listSettings } from '../../src/config.ts';
 import { runProgram } from './program.ts';
 
-const COMMANDS = ['start', 'pipeline', 'api', 'migrate', 'status'];
+const COMMANDS = ['start', 'pipeline', 'api', 'migrate', 'status', 'backfill'];
 
 test('the help lists the commands, and the version is that of the package', async () => {
   const [help, version] = await Promise.all([runProgram(['--help']), runProgram(['--version'])]);

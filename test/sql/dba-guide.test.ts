@@ -166,7 +166,7 @@ const CHECKS: Record<string, Check> = {
         parked: 1,
         held: 1,
         resync_id: null,
-        migration: '012_create_views.sql',
+        migration: '013_pace_backfill.sql',
       });
       expect(Number(rows?.[0]?.lag_seconds)).toBeLessThan(EFFECT_MS_MAX / 1_000);
     },

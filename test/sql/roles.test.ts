@@ -23,6 +23,8 @@ const FUNCTIONS: Record<string, string> = {
   'read_jobs()': LOOK,
   'read_schedules()': LOOK,
   'pg_boss_version()': LOOK,
+  'current_rate(text,timestamp with time zone,double precision)': 'reader operator admin consumer api',
+  'time_left(bigint,double precision)': 'reader operator admin consumer api',
   'iso(timestamp with time zone)': LOOK,
   // What people do.
   'reconcile(uuid[])': OPERATE,
@@ -36,6 +38,8 @@ const FUNCTIONS: Record<string, string> = {
   'pause(text)': 'admin api',
   'resume()': 'admin api',
   'resync(text)': 'admin api',
+  'backfill(text)': 'admin api',
+  'cancel_task(uuid,text)': 'admin api',
   'record_action(text,uuid[],text,jsonb)': 'api',
   // What the pipeline does.
   'acquire_consumer(text,text,interval)': 'consumer',
@@ -50,9 +54,11 @@ const FUNCTIONS: Record<string, string> = {
   'claim_expired(timestamp with time zone,interval,integer)': 'consumer',
   'delete_ended(uuid[],bigint[])': 'consumer',
   'fold_measurements()': 'consumer',
+  'live_work()': 'consumer',
+  'count_grown_tables()': 'consumer',
   'is_paused()': 'consumer publisher api',
   'release_claims(text,uuid[])': 'consumer publisher api',
-  'claim_snapshots(text,interval,integer,uuid[])': 'publisher api',
+  'claim_snapshots(text,interval,integer,uuid[],boolean)': 'publisher api',
   'mark_published(uuid[],integer[],bigint[],text[])': 'publisher api',
   'record_failure(uuid,text,interval,integer,integer,bigint)': 'publisher api',
   'find_unknown_versions(uuid[],integer[],bigint[],text[])': 'publisher api',
@@ -80,6 +86,7 @@ const FUNCTIONS: Record<string, string> = {
   'may_name_actor()': NOBODY,
   'ms_between(timestamp with time zone,timestamp with time zone)': NOBODY,
   'note_advance()': NOBODY,
+  'note_background()': NOBODY,
   'recompute(uuid[],timestamp with time zone,timestamp with time zone)': NOBODY,
   'record_activity(text,bigint,bigint,bigint,double precision)': NOBODY,
   'record_latency(text,double precision[],bigint)': NOBODY,
@@ -102,6 +109,7 @@ const RELATIONS: Record<string, Privileges> = {
   market_inventory_snapshots: { ...VIEW, consumer: 'select (booking_id)', publisher: 'select' },
   // Views.
   audit_log: VIEW,
+  backfills: VIEW,
   drift: VIEW,
   held: VIEW,
   jobs: VIEW,
@@ -249,6 +257,8 @@ test('whatever a role may call and writes runs with the rights of its owner', as
   const READS = [
     'judge_slot',
     'latency_bound',
+    'current_rate',
+    'time_left',
     'iso',
     'is_paused',
     'find_unknown_versions', // What it reads, its callers may read.
