@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { runApi } from './commands/api.ts';
 import { runBackfill } from './commands/backfill.ts';
+import { runDedupe } from './commands/dedupe.ts';
 import { runKeysCreate, runKeysList, runKeysRevoke, runKeysRotate } from './commands/keys.ts';
 import { runMigrate } from './commands/migrate.ts';
 import { runPipeline } from './commands/pipeline.ts';
@@ -58,6 +59,11 @@ function buildProgram(): Command {
           cancel: options.cancel === true,
         }),
       ),
+    );
+  add('dedupe', 'find bookings with several listings, as the system before this one may have left')
+    .option('--apply', 'delete all but one of each')
+    .action((options: { apply?: boolean }) =>
+      withSettings((config, log) => runDedupe(config, log, { apply: options.apply === true })),
     );
   addKeys(add('keys', 'make, list, rotate and revoke keys of the API'));
   return program;

@@ -192,7 +192,7 @@ async function createIndex(
     const bookings = unique ? await findDuplicates(market) : [];
     if (bookings.length > 0) {
       throw new EnvironmentError(
-        `MONGODB_URL: ${LISTINGS_COLLECTION} holds several documents of one booking (booking_id ${bookings.join(', ')}), so booking_id cannot be unique. Delete all but one of each.`,
+        `MONGODB_URL: ${LISTINGS_COLLECTION} holds several documents of one booking (booking_id ${bookings.join(', ')}), so booking_id cannot be unique. See which one of each stays, and delete the others: market-sync dedupe`,
         { cause: error },
       );
     }
