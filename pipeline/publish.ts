@@ -151,7 +151,9 @@ async function publishNext(
     return { outcome: 'resting', restMs: Math.ceil(background.restUntilMs - startedAt) };
   }
   const beside = startedAt < background.liveUntilMs;
-  const outcome = await publishBatch(ctx, { limit: beside ? Math.min(BACKGROUND_BATCH_MAX, batchMax) : batchMax });
+  const outcome = await publishBatch(ctx, {
+    limit: beside ? Math.min(BACKGROUND_BATCH_MAX, batchMax) : batchMax,
+  });
   const endedAt = performance.now();
   // Live ones that came meanwhile are in it, too; then there is less of a rest, which is as well.
   if (beside && outcome.outcome === 'published') background.restUntilMs = endedAt + (endedAt - startedAt);

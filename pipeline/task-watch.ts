@@ -26,7 +26,10 @@ export function startTaskWatch(ctx: { pool: pg.Pool; log: Logger }): { stop(): P
       try {
         await sendTaskJobs(ctx.pool);
       } catch (error) {
-        ctx.log.warn({ error: describeError(error) }, 'a task that was asked for could not be queued, trying again');
+        ctx.log.warn(
+          { error: describeError(error) },
+          'a task that was asked for could not be queued, trying again',
+        );
         wakeup.notify();
         await sleep(RETRY_MS, abort.signal);
       }

@@ -58,7 +58,11 @@ export function taskJobs(ctx: TaskContext): AskedJob[] {
   });
   return [
     job('sync_all', (task) => syncStep({ ...ctx, publish }, task)),
-    { name: taskQueue('backfill'), expireInSeconds: TASK_EXPIRE_SECONDS, run: (id, signal) => workBackfill(ctx, { id, signal }) },
+    {
+      name: taskQueue('backfill'),
+      expireInSeconds: TASK_EXPIRE_SECONDS,
+      run: (id, signal) => workBackfill(ctx, { id, signal }),
+    },
   ];
 }
 
@@ -149,7 +153,9 @@ async function syncStep(ctx: TaskContext, { id }: Task): Promise<Step> {
   if (next.paused) return { outcome: 'paused' };
   const last = next.bookingIds.at(-1);
   if (last === undefined) {
-    return (await finishTask(ctx.pool, { id, after: next.after })) === undefined ? more() : { outcome: 'end' };
+    return (await finishTask(ctx.pool, { id, after: next.after })) === undefined
+      ? more()
+      : { outcome: 'end' };
   }
   const outcome = await publishBookings(ctx.publish, next.bookingIds);
   if (outcome.outcome === 'unavailable') {

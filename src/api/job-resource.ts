@@ -42,7 +42,8 @@ export const jobSchema = z
     done: z.int().openapi({ example: 1_250 }),
     failed: z.int().openapi({ description: 'Beside those that are done.', example: 0 }),
     rate_per_second: z.number().nullable().openapi({
-      description: 'Bookings a second at the moment: 0 when it has not moved for 10 s, null when it is not in work.',
+      description:
+        'Bookings a second at the moment: 0 when it has not moved for 10 s, null when it is not in work.',
       example: 4_900.5,
     }),
     eta_seconds: z

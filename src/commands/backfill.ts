@@ -113,10 +113,7 @@ async function follow(ctx: Following): Promise<void> {
 
 async function workHere({ config, log, pool, id }: Following, signal: AbortSignal): Promise<void> {
   try {
-    await workBackfill(
-      { pool, log, clock: () => undefined, chunkMax: config.batchKeysMax },
-      { id, signal },
-    );
+    await workBackfill({ pool, log, clock: () => undefined, chunkMax: config.batchKeysMax }, { id, signal });
   } catch (error) {
     if (!signal.aborted) throw error;
   }

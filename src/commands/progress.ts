@@ -55,11 +55,14 @@ export const toProgressLine = (id: string, progress: BackfillProgress): string =
 /** What came of it. */
 export function describeEnd({ state, done, failed, seconds, to_publish, error }: BackfillProgress): string {
   const work = `${formatCount(done)} bookings in ${formatDuration(seconds)}${seconds > 0 ? ` (${formatCount(done / seconds)}/s)` : ''}`;
-  const lines = [state === 'done' ? `done: ${work}` : `${state} after ${work}${error === null ? '' : `: ${error}`}`];
-  if (failed > 0)
-    lines.push(`${formatCount(failed)} cannot be processed: select * from market_sync.parked`);
+  const lines = [
+    state === 'done' ? `done: ${work}` : `${state} after ${work}${error === null ? '' : `: ${error}`}`,
+  ];
+  if (failed > 0) lines.push(`${formatCount(failed)} cannot be processed: select * from market_sync.parked`);
   if (to_publish > 0)
-    lines.push(`${formatCount(to_publish)} snapshots are still to be published, which a running pipeline does`);
+    lines.push(
+      `${formatCount(to_publish)} snapshots are still to be published, which a running pipeline does`,
+    );
   return lines.join('\n');
 }
 

@@ -81,10 +81,7 @@ function newestFirst(a: Group['documents'][number], b: Group['documents'][number
 const versionPart = (value: unknown): number => (typeof value === 'number' ? value : -1);
 
 /** Deletes what `findDuplicates` found too many; answers how many documents went. Repeating it does no harm. */
-export async function removeDuplicates(
-  market: Market,
-  duplicates: readonly Duplicate[],
-): Promise<number> {
+export async function removeDuplicates(market: Market, duplicates: readonly Duplicate[]): Promise<number> {
   // By `_id` alone another booking's document could go, should somebody have changed whose it is meanwhile.
   const result = await market.listings.deleteMany({
     _id: { $in: duplicates.flatMap(({ removed }) => removed) },

@@ -146,9 +146,12 @@ async function runRound(market: Market, attempts: Attempt[], settle: Settle): Pr
       const found = stored.get(attempt.listing.booking_id);
       if (found !== undefined && !(found._id instanceof ObjectId)) {
         // Somebody else's document. As an error of the driver it would pass for an outage, and hold up everybody.
-        const error = new ForeignIdError(`the booking's listing has the _id ${String(found._id)}, which is no ObjectId`);
+        const error = new ForeignIdError(
+          `the booking's listing has the _id ${String(found._id)}, which is no ObjectId`,
+        );
         settle(attempt, { ...failure(attempt.listing.booking_id, error), kind: 'poison' });
-      } else if (found !== undefined && isAtLeast(found, attempt.listing)) settle(attempt, reached(attempt, found));
+      } else if (found !== undefined && isAtLeast(found, attempt.listing))
+        settle(attempt, reached(attempt, found));
       else if (found !== undefined) next.push({ ...attempt, mode: 'update', id: found._id });
       else next.push({ ...attempt, mode: 'insert' });
     }
