@@ -29,6 +29,7 @@ import {
   until,
 } from './pipeline.ts';
 import { createDatabase, type TestDatabase } from './postgres.ts';
+import type { TemplateName } from './templates.ts';
 
 interface StartOptions {
   /** Another way to the same servers: through a proxy. */
@@ -64,11 +65,17 @@ export interface Scene {
 }
 
 export async function createScene(
-  options: { cluster?: TestCluster; clock?: TestClock; settings?: NodeJS.ProcessEnv } = {},
+  options: {
+    cluster?: TestCluster;
+    clock?: TestClock;
+    settings?: NodeJS.ProcessEnv;
+    /** What the database starts with in the shared cluster; `migrated` unless named. */
+    template?: TemplateName;
+  } = {},
 ): Promise<Scene> {
   const { clock, cluster } = options;
   const database = await (cluster === undefined
-    ? createDatabase({ template: 'migrated' })
+    ? createDatabase({ template: options.template ?? 'migrated' })
     : migrated(cluster));
   const market = await createMarket();
   const config = testConfig(database, options.settings);

@@ -63,7 +63,7 @@ export async function fillOldSnapshots(pool: pg.Pool, { listings }: OldSystem): 
      select b.id, b.farmer_id, b.vendor_id, b.location_id, b.crop_type, b.grade, b.quantity_kg - 1,
        'pending', 0, 'unknown', '', '{}', '{}', '[]', false, 0, '[]', false, '{}',
        case when place % 10 = 0 then 'ready_to_publish' else 'published' end,
-       case when place % 10 <> 0 then lpad(to_hex(place), 24, 'a') end,
+       case when place % 10 <> 0 then left(md5('told ' || place), 24) end,
        case when place % 10 <> 0 then now() - interval '9 days' end, '{}'
      from (select *, row_number() over (order by id) as place from storage_bookings
        where booking_status = 'active') b
@@ -82,7 +82,7 @@ export async function fillOldListings(
   { listings }: OldSystem,
 ): Promise<Map<string, string>> {
   const { rows } = await pool.query<{ booking_id: string; listing_id: string; crop_type: string }>(
-    `select booking_id, coalesce(market_listing_id, lpad(to_hex(row_number() over (order by booking_id)), 24, 'b')) as listing_id, crop_type
+    `select booking_id, coalesce(market_listing_id, left(md5('untold ' || booking_id), 24)) as listing_id, crop_type
      from market_inventory_snapshots order by booking_id limit $1`,
     [listings],
   );
