@@ -25,6 +25,12 @@ const LOOK_AGAIN_MS = 30_000;
  */
 const BACKGROUND_BATCH_MAX = 50;
 
+/**
+ * Milliseconds after which such a batch is published before live changes: where these keep the publisher busy without end, a
+ * backfill would never come to its own, which is some 200 listings a second.
+ */
+const BACKGROUND_DUE_MS = 250;
+
 /** Milliseconds for which a live change counts as a sign that more are to come. */
 const LIVE_MS = 2_000;
 
@@ -49,7 +55,7 @@ export function startPublisher(ctx: PublishContext, { batchMax }: { batchMax: nu
     onNotify: () => wakeup.notify(),
     onConnect,
   });
-  const background: Background = { liveUntilMs: 0, restUntilMs: 0 };
+  const background: Background = { liveUntilMs: 0, restUntilMs: 0, dueMs: 0 };
   const run = async (): Promise<void> => {
     for (let failures = 0; !abort.signal.aborted; ) {
       const release = abandoned;
@@ -84,8 +90,12 @@ interface Step {
 
 /** When what nobody waits for may go on. */
 interface Background {
+  /** Until then live changes are reckoned with. */
   liveUntilMs: number;
+  /** Not before that, beside live changes. */
   restUntilMs: number;
+  /** From then on before live changes, once. */
+  dueMs: number;
 }
 
 /** One batch; answers how long to wait before the next. Throws what is fatal. */
@@ -143,19 +153,33 @@ async function publishNext(
   ctx: PublishContext,
   { batchMax, background }: { batchMax: number; background: Background },
 ): Promise<PublishOutcome | { outcome: 'resting'; restMs: number }> {
-  const live = await publishBatch(ctx, { limit: batchMax, liveOnly: true });
   const startedAt = performance.now();
-  if (live.outcome === 'published') background.liveUntilMs = startedAt + LIVE_MS;
-  if (live.outcome !== 'idle') return live;
-  if (startedAt < background.restUntilMs) {
-    return { outcome: 'resting', restMs: Math.ceil(background.restUntilMs - startedAt) };
-  }
   const beside = startedAt < background.liveUntilMs;
-  const outcome = await publishBatch(ctx, {
-    limit: beside ? Math.min(BACKGROUND_BATCH_MAX, batchMax) : batchMax,
-  });
+  const limit = beside ? Math.min(BACKGROUND_BATCH_MAX, batchMax) : batchMax;
+  const due = beside && startedAt >= background.dueMs;
+  if (due) {
+    const owed = await publishBackground(ctx, { limit, beside, background });
+    if (owed.outcome !== 'idle') return owed;
+  }
+  const live = await publishBatch(ctx, { limit: batchMax, only: 'live' });
+  const now = performance.now();
+  if (live.outcome === 'published') background.liveUntilMs = now + LIVE_MS;
+  if (live.outcome !== 'idle' || due) return live;
+  if (now < background.restUntilMs) {
+    return { outcome: 'resting', restMs: Math.ceil(background.restUntilMs - now) };
+  }
+  return publishBackground(ctx, { limit, beside, background });
+}
+
+/** A batch of what nobody waits for; notes when the next one may and when it must come. */
+async function publishBackground(
+  ctx: PublishContext,
+  { limit, beside, background }: { limit: number; beside: boolean; background: Background },
+): Promise<PublishOutcome> {
+  const startedAt = performance.now();
+  const outcome = await publishBatch(ctx, { limit, only: 'background' });
   const endedAt = performance.now();
-  // Live ones that came meanwhile are in it, too; then there is less of a rest, which is as well.
+  background.dueMs = endedAt + BACKGROUND_DUE_MS;
   if (beside && outcome.outcome === 'published') background.restUntilMs = endedAt + (endedAt - startedAt);
   return outcome;
 }

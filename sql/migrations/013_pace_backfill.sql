@@ -75,10 +75,11 @@ comment on function market_sync.count_grown_tables() is
 -- Claims up to p_limit snapshots (of p_booking_ids, when given: then also those that wait for their next attempt, are
 -- parked, or are published already) and answers their content. What another publisher holds is left out: two writes of
 -- one listing at once are harmless where updates are atomic, which they are not everywhere (FerretDB). Nothing is claimed
--- while the pipeline is paused. What a backfill or a resync made comes last; with p_live_only not at all.
+-- while the pipeline is paused. What a backfill or a resync made comes last. p_only: 'live' leaves that, 'background' takes
+-- nothing else.
 drop function market_sync.claim_snapshots(text, interval, int, uuid[]);
 create function market_sync.claim_snapshots(
-  p_publisher text, p_lease interval, p_limit int, p_booking_ids uuid[] default null, p_live_only boolean default false)
+  p_publisher text, p_lease interval, p_limit int, p_booking_ids uuid[] default null, p_only text default null)
 returns setof market_inventory_snapshots
 language plpgsql security definer
 set search_path from current
@@ -92,17 +93,19 @@ begin
     return;
   end if;
   if p_booking_ids is null then
-    select array_agg(due.booking_id) into v_ids from (
-      select booking_id from market_sync.snapshot_state
-      where (epoch, revision) > (published_epoch, published_revision) and parked_at is null and not background
-        and next_attempt_at <= (select clock_timestamp())
-        and (lease_until is null or lease_until <= clock_timestamp())
-      order by next_attempt_at
-      limit p_limit
-      for update skip locked
-    ) due;
+    if p_only is distinct from 'background' then
+      select array_agg(due.booking_id) into v_ids from (
+        select booking_id from market_sync.snapshot_state
+        where (epoch, revision) > (published_epoch, published_revision) and parked_at is null and not background
+          and next_attempt_at <= (select clock_timestamp())
+          and (lease_until is null or lease_until <= clock_timestamp())
+        order by next_attempt_at
+        limit p_limit
+        for update skip locked
+      ) due;
+    end if;
     -- Apart, so that each is read in the order of an index.
-    if not p_live_only and coalesce(cardinality(v_ids), 0) < p_limit then
+    if p_only is distinct from 'live' and coalesce(cardinality(v_ids), 0) < p_limit then
       select array_agg(due.booking_id) into v_more from (
         select booking_id from market_sync.snapshot_state
         where (epoch, revision) > (published_epoch, published_revision) and parked_at is null and background

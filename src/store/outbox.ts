@@ -12,8 +12,8 @@ export interface Claim {
   limit: number;
   /** These bookings, whether or not they are due; undefined claims what is due. */
   bookingIds?: string[];
-  /** Leaves what a backfill or a resync made; without it that comes last. */
-  liveOnly?: boolean;
+  /** `background`: what a backfill or a resync made, which comes last unless one of them is asked for. */
+  only?: 'live' | 'background' | undefined;
 }
 
 /** Claims snapshots to publish, with a lease, and answers them as they are now. Empty when there are none. */
@@ -23,7 +23,7 @@ export async function claimSnapshots(db: Database, claim: Claim): Promise<Snapsh
     claim.leaseSeconds,
     claim.limit,
     claim.bookingIds ?? null,
-    claim.liveOnly === true,
+    claim.only ?? null,
   ]);
 }
 

@@ -101,7 +101,7 @@ export async function publishBookings(
  */
 export async function publishBatch(
   ctx: PublishContext,
-  request: { limit: number; bookingIds?: string[]; liveOnly?: boolean },
+  request: { limit: number; bookingIds?: string[]; only?: 'live' | 'background' },
 ): Promise<PublishOutcome> {
   try {
     return await claimAndPublish(ctx, request);
@@ -118,14 +118,14 @@ export async function publishBatch(
 
 async function claimAndPublish(
   ctx: PublishContext,
-  { limit, bookingIds, liveOnly = false }: { limit: number; bookingIds?: string[]; liveOnly?: boolean },
+  { limit, bookingIds, only }: { limit: number; bookingIds?: string[]; only?: 'live' | 'background' },
 ): Promise<PublishOutcome> {
   await crashPoint('publisher.before_claim');
   const snapshots = await claimSnapshots(ctx.pool, {
     publisher: ctx.publisher,
     leaseSeconds: ctx.leaseSeconds,
     limit,
-    liveOnly,
+    only,
     ...(bookingIds === undefined ? {} : { bookingIds }),
   });
   if (snapshots.length === 0) return { outcome: 'idle' };

@@ -54,8 +54,8 @@ const publisher = () =>
   });
 
 /** Which bookings the next batch of so many publishes. */
-async function publishNext(limit: number, liveOnly = false): Promise<string[]> {
-  const outcome = await publishBatch(publisher(), { limit, liveOnly });
+async function publishNext(limit: number, only?: 'live' | 'background'): Promise<string[]> {
+  const outcome = await publishBatch(publisher(), { limit, ...(only === undefined ? {} : { only }) });
   return outcome.outcome === 'published' ? outcome.results.map((result) => result.bookingId) : [];
 }
 
@@ -68,8 +68,8 @@ test('a live change is published before everything that a backfill has made, how
   await reconcileBookings(pool, { bookingIds: [live], now: undefined, committedAt: new Date() });
   await query(pool, 'select market_sync.hold(array[$1::uuid], $2)', [manual, 'a person waits']);
   expect((await publishNext(2)).toSorted()).toEqual([live, manual].toSorted());
-  expect(await publishNext(10, true)).toEqual([]);
-  expect((await publishNext(100)).length).toBe(28);
+  expect(await publishNext(10, 'live')).toEqual([]);
+  expect((await publishNext(100, 'background')).length).toBe(28);
   expect(await publishNext(100)).toEqual([]);
 });
 
@@ -79,12 +79,12 @@ test('what waits for a live change goes on waiting in front when a backfill chan
   await reconcileBookings(pool, { bookingIds: [id], now: undefined, committedAt: new Date() });
   await setQuantity(pool, id, 4_712);
   await backfill(10);
-  expect(await publishNext(10, true)).toEqual([id]);
+  expect(await publishNext(10, 'live')).toEqual([id]);
   // Published, it is a backfill's again when that changes it.
   await setQuantity(pool, id, 4_713);
   await query(pool, `update market_sync.task set state = 'cancelled', finished_at = now()`);
   await backfill(10);
-  expect(await publishNext(10, true)).toEqual([]);
+  expect(await publishNext(10, 'live')).toEqual([]);
   expect(await publishNext(10)).toEqual([id]);
 });
 

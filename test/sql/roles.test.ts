@@ -58,7 +58,7 @@ const FUNCTIONS: Record<string, string> = {
   'count_grown_tables()': 'consumer',
   'is_paused()': 'consumer publisher api',
   'release_claims(text,uuid[])': 'consumer publisher api',
-  'claim_snapshots(text,interval,integer,uuid[],boolean)': 'publisher api',
+  'claim_snapshots(text,interval,integer,uuid[],text)': 'publisher api',
   'mark_published(uuid[],integer[],bigint[],text[])': 'publisher api',
   'record_failure(uuid,text,interval,integer,integer,bigint)': 'publisher api',
   'find_unknown_versions(uuid[],integer[],bigint[],text[])': 'publisher api',
