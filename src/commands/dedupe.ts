@@ -4,7 +4,7 @@ import type { Logger } from '../log.ts';
 import { requireMigrated } from '../migrate.ts';
 import { connectMarket } from '../mongo.ts';
 import { checkPostgres } from '../postgres.ts';
-import { findDuplicates, removeDuplicates } from '../store/duplicates.ts';
+import { findDuplicates, removeDuplicates } from '../store/listing-duplicates.ts';
 import { openPool, requireServers } from './services.ts';
 
 /** Bookings named on the screen; the summary counts all of them. */

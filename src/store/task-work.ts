@@ -27,7 +27,7 @@ export async function beginTask(db: Database, id: string): Promise<Task | undefi
   return rows[0];
 }
 
-export type ChunkOutcome = 'more' | 'end' | 'paused' | 'closed';
+type ChunkOutcome = 'more' | 'end' | 'paused' | 'closed';
 
 /** `more`: so many bookings were done, and this is what live work there was when they were. */
 export type BackfillOutcome =

@@ -6,7 +6,10 @@ const ALONE = { waiting: false, batches: 5 };
 function createPace() {
   let now = 0;
   const pace = new Pace({ chunkMax: 250, nowMs: () => now });
-  return { pace, pass: (ms: number) => void (now += ms) };
+  const pass = (ms: number): void => {
+    now += ms;
+  };
+  return { pace, pass };
 }
 
 test('alone a backfill takes whole chunks and does not rest', () => {

@@ -1,7 +1,7 @@
 import { ObjectId } from 'mongodb';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { query } from '../../src/postgres.ts';
-import { findDuplicates, removeDuplicates } from '../../src/store/duplicates.ts';
+import { findDuplicates, removeDuplicates } from '../../src/store/listing-duplicates.ts';
 import { publishBatch, publishContext } from '../../src/store/publish.ts';
 import { reconcileBookings } from '../../src/store/reconcile.ts';
 import { backfillChunk, beginTask } from '../../src/store/task-work.ts';

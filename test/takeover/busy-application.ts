@@ -3,7 +3,7 @@ import pg from 'pg';
 import { createRandom, type Random } from '../support/random.ts';
 
 /** What the application's statements took in one phase, in milliseconds. */
-export interface PhaseReport {
+interface PhaseReport {
   phase: string;
   statements: number;
   p50Ms: number;

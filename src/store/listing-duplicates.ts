@@ -1,13 +1,14 @@
-import type { ObjectId } from 'mongodb';
 import type { Market } from '../mongo.ts';
 import { type Database, query } from '../postgres.ts';
+
+type ListingId = NonNullable<Awaited<ReturnType<Market['listings']['findOne']>>>['_id'];
 
 /** Several documents of one booking: which of them stays, and which go. */
 export interface Duplicate {
   bookingId: string;
   /** Of the document that stays. */
-  kept: ObjectId;
-  removed: ObjectId[];
+  kept: ListingId;
+  removed: ListingId[];
 }
 
 export interface DuplicateBatch {
@@ -18,7 +19,7 @@ export interface DuplicateBatch {
 
 interface Group {
   _id: unknown;
-  documents: { _id: ObjectId; epoch?: unknown; revision?: unknown }[];
+  documents: { _id: ListingId; epoch?: unknown; revision?: unknown }[];
 }
 
 const BATCH_MAX = 200;
@@ -62,7 +63,7 @@ async function judge(db: Database, groups: Group[]): Promise<DuplicateBatch> {
   const named = new Map(rows.map((row) => [row.booking_id, row.listing_id.toLowerCase()]));
   const duplicates = owned.map(({ _id: bookingId, documents }) => {
     const ids = documents.toSorted(newestFirst).map((document) => document._id);
-    const kept = ids.find((id) => String(id) === named.get(bookingId)) ?? (ids[0] as ObjectId);
+    const kept = ids.find((id) => String(id) === named.get(bookingId)) ?? (ids[0] as ListingId);
     return { bookingId, kept, removed: ids.filter((id) => id !== kept) };
   });
   const unowned = groups.filter((group) => typeof group._id !== 'string');
