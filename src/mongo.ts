@@ -20,6 +20,9 @@ const SERVER_VERSION_MIN = 5;
 
 const LISTINGS_COLLECTION = 'market_listings';
 
+/** `_id` of a listing. */
+export type ListingId = WithId<Listing>['_id'];
+
 /** The parts of Market Connect that this project touches. */
 export interface Market {
   client: MongoClient;

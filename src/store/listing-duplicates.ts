@@ -1,7 +1,5 @@
-import type { Market } from '../mongo.ts';
+import type { ListingId, Market } from '../mongo.ts';
 import { type Database, query } from '../postgres.ts';
-
-type ListingId = NonNullable<Awaited<ReturnType<Market['listings']['findOne']>>>['_id'];
 
 /** Several documents of one booking: which of them stays, and which go. */
 export interface Duplicate {
