@@ -17,6 +17,7 @@ import { startPublisher } from './publish.ts';
 import { startResyncer } from './resync.ts';
 import { queueJobs } from './schedules.ts';
 import { startSlotWatch } from './slot-watch.ts';
+import { startTaskWatch } from './task-watch.ts';
 
 export interface PipelineContext {
   config: Config;
@@ -114,13 +115,14 @@ export async function startPipeline(ctx: PipelineContext): Promise<Pipeline> {
     await stopLoops();
     throw error;
   }
+  const taskWatch = startTaskWatch({ pool, log });
   return {
     consumer,
     queue,
     failed,
     stop: async () => {
       try {
-        await queue.stop();
+        await Promise.all([taskWatch.stop(), queue.stop()]);
       } finally {
         await stopLoops();
       }

@@ -3,7 +3,7 @@ import { startListening } from '../src/listen.ts';
 import { classifyPostgresError } from '../src/postgres.ts';
 import { sleep } from '../src/sleep.ts';
 import { nextAttemptInMs, releaseClaims } from '../src/store/outbox.ts';
-import { type PublishContext, publishBatch } from '../src/store/publish.ts';
+import { type PublishContext, type PublishOutcome, publishBatch } from '../src/store/publish.ts';
 import { outageDelayMs } from './outage-delay.ts';
 import { Wakeup } from './wakeup.ts';
 
@@ -26,12 +26,29 @@ const LOOK_AGAIN_MS = 30_000;
 const LANES = 3;
 
 /**
- * Publishes as soon as reconcile has committed, batch after batch until the outbox is empty. While MongoDB is not to be
+ * While live changes come, what a backfill or a resync made is published in batches of this many, and for half of the
+ * time at most: a live change waits for the batch in work.
+ */
+const BACKGROUND_BATCH_MAX = 50;
+
+/**
+ * Milliseconds after which such a batch is published before live changes: where these keep the publisher busy without end, a
+ * backfill would never come to its own, which is some 200 listings a second.
+ */
+const BACKGROUND_DUE_MS = 250;
+
+/** Milliseconds for which a live change counts as a sign that more are to come. */
+const LIVE_MS = 2_000;
+
+/**
+ * Publishes as soon as reconcile has committed, batch after batch until the outbox is empty: live changes first, then
+ * what nobody waits for. While MongoDB is not to be
  * had it waits with growing, jittered delays; snapshots wait in their table, the slot does not (D8).
  */
 export function startPublisher(ctx: PublishContext, { batchMax }: { batchMax: number }): Publisher {
   const abort = new AbortController();
   const lanes: Lane[] = [];
+  const background: Background = { liveUntilMs: 0, restUntilMs: 0, dueMs: 0 };
   // To one that has nothing to do: what a busy one would find, it looks for anyway before it goes idle.
   const wake = (): void => (lanes.find((lane) => lane.idle) ?? lanes[0])?.wakeup.notify();
   for (let number = 1; number <= LANES; number += 1) {
@@ -39,7 +56,7 @@ export function startPublisher(ctx: PublishContext, { batchMax }: { batchMax: nu
     lanes.push(
       startLane(
         { ...ctx, publisher },
-        { batchMax, first: number === 1, wakeNext: wake, signal: abort.signal },
+        { batchMax, first: number === 1, background, wakeNext: wake, signal: abort.signal },
       ),
     );
   }
@@ -75,9 +92,15 @@ interface Lane {
 
 function startLane(
   ctx: PublishContext,
-  options: { batchMax: number; first: boolean; wakeNext: () => void; signal: AbortSignal },
+  options: {
+    batchMax: number;
+    first: boolean;
+    background: Background;
+    wakeNext: () => void;
+    signal: AbortSignal;
+  },
 ): Lane {
-  const { batchMax, first, wakeNext, signal } = options;
+  const { batchMax, first, background, wakeNext, signal } = options;
   const wakeup = new Wakeup();
   let idle = false;
   // Claims in this lane's name that nobody works on would hold their snapshots back until the lease runs out: of a
@@ -92,11 +115,10 @@ function startLane(
         batchMax,
         failures,
         abandoned: release,
+        background,
         // The first alone keeps the time for what is not due yet.
         keepsTime: first,
-        onClaimed: (count) => {
-          if (count === batchMax) wakeNext();
-        },
+        wakeNext,
       });
       failures = step.failed ? failures + 1 : 0;
       abandoned ||= step.interrupted;
@@ -130,6 +152,16 @@ interface Step {
   interrupted: boolean;
 }
 
+/** When what nobody waits for may go on. */
+interface Background {
+  /** Until then live changes are reckoned with. */
+  liveUntilMs: number;
+  /** Not before that, beside live changes. */
+  restUntilMs: number;
+  /** From then on before live changes, once. */
+  dueMs: number;
+}
+
 /** One batch; answers how long to wait before the next. Throws what is fatal. */
 async function publishStep(
   ctx: PublishContext,
@@ -138,15 +170,18 @@ async function publishStep(
     failures: number;
     abandoned: boolean;
     keepsTime: boolean;
-    onClaimed: (count: number) => void;
+    background: Background;
+    wakeNext: () => void;
   },
 ): Promise<Step> {
-  const { batchMax, failures, abandoned, keepsTime, onClaimed } = options;
+  const { batchMax, failures, abandoned, keepsTime, background, wakeNext } = options;
   try {
     if (abandoned) await releaseClaims(ctx.pool, { publisher: ctx.publisher });
     const startedAt = performance.now();
-    const outcome = await publishBatch(ctx, { limit: batchMax, onClaimed });
+    const outcome = await publishNext(ctx, { batchMax, background, wakeNext });
     switch (outcome.outcome) {
+      case 'resting':
+        return { waitMs: outcome.restMs, failed: false, interrupted: false };
       case 'published':
         ctx.log.debug(
           { listings: outcome.results.length, duration_ms: Math.round(performance.now() - startedAt) },
@@ -180,4 +215,61 @@ async function publishStep(
     ctx.log.warn({ error: describeError(error) }, 'publisher interrupted, coming back');
     return { waitMs, failed: true, interrupted: true };
   }
+}
+
+/** The next batch: of live changes if there are any, of the rest if it is their turn. */
+async function publishNext(
+  ctx: PublishContext,
+  { batchMax, background, wakeNext }: { batchMax: number; background: Background; wakeNext: () => void },
+): Promise<PublishOutcome | { outcome: 'resting'; restMs: number }> {
+  const startedAt = performance.now();
+  const beside = startedAt < background.liveUntilMs;
+  const limit = beside ? Math.min(BACKGROUND_BATCH_MAX, batchMax) : batchMax;
+  const due = beside && startedAt >= background.dueMs;
+  if (due) {
+    const owed = await publishBackground(ctx, { limit, beside, background, wakeNext });
+    if (owed.outcome !== 'idle') return owed;
+  }
+  const live = await publishBatch(ctx, {
+    limit: batchMax,
+    only: 'live',
+    onClaimed: wakeWhenFull(batchMax, wakeNext),
+  });
+  const now = performance.now();
+  if (live.outcome === 'published') background.liveUntilMs = now + LIVE_MS;
+  if (live.outcome !== 'idle' || due) return live;
+  if (now < background.restUntilMs) {
+    return { outcome: 'resting', restMs: Math.ceil(background.restUntilMs - now) };
+  }
+  return publishBackground(ctx, { limit, beside, background, wakeNext });
+}
+
+/** There may be more where a whole batch was: for the next lane, while this one is with MongoDB. */
+const wakeWhenFull =
+  (limit: number, wakeNext: () => void) =>
+  (count: number): void => {
+    if (count >= limit) wakeNext();
+  };
+
+/** A batch of what nobody waits for; notes when the next one may and when it must come. */
+async function publishBackground(
+  ctx: PublishContext,
+  {
+    limit,
+    beside,
+    background,
+    wakeNext,
+  }: { limit: number; beside: boolean; background: Background; wakeNext: () => void },
+): Promise<PublishOutcome> {
+  const startedAt = performance.now();
+  const outcome = await publishBatch(ctx, {
+    limit,
+    only: 'background',
+    // Beside live changes one batch of it is in work at a time.
+    onClaimed: wakeWhenFull(beside ? Number.POSITIVE_INFINITY : limit, wakeNext),
+  });
+  const endedAt = performance.now();
+  background.dueMs = endedAt + BACKGROUND_DUE_MS;
+  if (beside && outcome.outcome === 'published') background.restUntilMs = endedAt + (endedAt - startedAt);
+  return outcome;
 }

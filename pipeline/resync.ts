@@ -7,9 +7,11 @@ import type { Market } from '../src/mongo.ts';
 import { classifyPostgresError } from '../src/postgres.ts';
 import { sleep } from '../src/sleep.ts';
 import { deleteListingsBefore } from '../src/store/listings.ts';
+import { countGrownTables } from '../src/store/live-work.ts';
 import type { Clock } from '../src/store/reconcile.ts';
 import { finishResync, readEpochProgress, resyncChunk } from '../src/store/resync.ts';
 import { explainFatal } from './explain-fatal.ts';
+import { Pace } from './pace.ts';
 import { Wakeup } from './wakeup.ts';
 
 export interface ResyncContext {
@@ -40,11 +42,13 @@ export function startResyncer(ctx: ResyncContext): Resyncer {
   const abort = new AbortController();
   const onNotify = (): void => wakeup.notify();
   const listener = startListening(ctx, { channel: 'market_sync_resync', onNotify, onConnect: onNotify });
+  const pace = new Pace({ chunkMax: ctx.chunkMax });
   const run = async (): Promise<void> => {
     while (!abort.signal.aborted) {
-      const step = await resyncStep(ctx);
+      const step = await resyncStep(ctx, pace);
       if (step === 'more') continue;
-      if (step === 'soon') await sleep(VISIBLE_RETRY_MS, abort.signal);
+      if (typeof step === 'number') await sleep(step, abort.signal);
+      else if (step === 'soon') await sleep(VISIBLE_RETRY_MS, abort.signal);
       else if (step === 'wait') await sleep(RETRY_MS, abort.signal);
       else await wakeup.wait(LOOK_AGAIN_MS);
     }
@@ -60,13 +64,24 @@ export function startResyncer(ctx: ResyncContext): Resyncer {
   };
 }
 
-async function resyncStep(ctx: ResyncContext): Promise<'more' | 'soon' | 'wait' | 'none'> {
+/** A number: there is more to do, after so many milliseconds in which others go first. */
+async function resyncStep(
+  ctx: ResyncContext,
+  pace: Pace,
+): Promise<number | 'more' | 'soon' | 'wait' | 'none'> {
   try {
     await crashPoint('resync.between_chunks');
-    const progress = await resyncChunk(ctx.pool, { limit: ctx.chunkMax, now: ctx.clock() });
+    const limit = pace.size;
+    const startedAt = performance.now();
+    const progress = await resyncChunk(ctx.pool, { limit, now: ctx.clock() });
     if (progress === undefined) return 'none';
     if (progress.phase === 'waiting') return 'soon';
-    if (progress.phase !== 'ghosts') return 'more';
+    if (progress.phase !== 'ghosts') {
+      const tookMs = performance.now() - startedAt;
+      const restMs = pace.restMs({ items: limit, tookMs, live: progress.live });
+      if (pace.isCountDue) await countGrownTables(ctx.pool);
+      return restMs > 0 ? restMs : 'more';
+    }
     return (await removeGhosts(ctx, progress.id)) ? 'more' : 'wait';
   } catch (error) {
     if (classifyPostgresError(error) !== 'retryable') throw await explainFatal(ctx.pool, error);

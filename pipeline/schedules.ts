@@ -11,7 +11,7 @@ import { deleteListings } from '../src/store/listings.ts';
 import { findPause } from '../src/store/manual-actions.ts';
 import { type PublishContext, publishBatch } from '../src/store/publish.ts';
 import { type Clock, findDueForRefresh, reconcileBookings } from '../src/store/reconcile.ts';
-import { closeLostTasks, deleteOldTasks } from '../src/store/tasks.ts';
+import { closeLostTasks, deleteOldTasks, sendTaskJobs } from '../src/store/tasks.ts';
 import { auditOnce } from './audit.ts';
 import { followPartitions } from './partitions.ts';
 import { taskJobs } from './tasks.ts';
@@ -57,6 +57,7 @@ function scheduledJobs(ctx: ScheduleContext): ScheduledJob[] {
       cron: ctx.config.refreshCron,
       expireInSeconds: 300,
       run: async (signal) => {
+        await sendTaskJobs(ctx.pool);
         await closeLostTasks(ctx.pool);
         return unlessPaused(ctx, async () => ({
           ...(await refreshDue(ctx, signal)),
@@ -93,6 +94,9 @@ async function unlessPaused(
   return (await findPause(pool)) === undefined ? run() : { paused: true };
 }
 
+/** Snapshots that a sweep publishes at once, so that live changes, which go first, wait for few of them. */
+const SWEEP_BATCH_MAX = 50;
+
 /** Publishes whatever is due: the net under the immediate path. */
 async function sweepUnpublished(
   ctx: ScheduleContext,
@@ -100,7 +104,9 @@ async function sweepUnpublished(
 ): Promise<{ published: number; failed: number }> {
   let [published, failed] = [0, 0];
   while (!signal.aborted) {
-    const outcome = await publishBatch(ctx.publish, { limit: ctx.config.publishBatchMax });
+    const outcome = await publishBatch(ctx.publish, {
+      limit: Math.min(SWEEP_BATCH_MAX, ctx.config.publishBatchMax),
+    });
     if (outcome.outcome === 'idle') break;
     if (outcome.outcome === 'unavailable') throw outcome.error;
     for (const result of outcome.results) {

@@ -5,6 +5,7 @@ import type { Logger } from '../src/log.ts';
 import { classifyPostgresError } from '../src/postgres.ts';
 import type { AskedJob } from '../src/queue.ts';
 import { sleep } from '../src/sleep.ts';
+import { countGrownTables } from '../src/store/live-work.ts';
 import { findPause } from '../src/store/manual-actions.ts';
 import { type PublishContext, type PublishResult, publishBookings } from '../src/store/publish.ts';
 import type { Clock } from '../src/store/reconcile.ts';
@@ -25,21 +26,26 @@ import {
   type TaskResult,
   taskQueue,
 } from '../src/store/tasks.ts';
+import { Pace } from './pace.ts';
 import { untilResumed } from './resumed.ts';
 
-export interface TaskContext {
+export interface BackfillContext {
   pool: pg.Pool;
   log: Logger;
   clock: Clock;
-  publish: PublishContext;
-  /** Bookings that one chunk recomputes or publishes. */
+  /** Bookings that one chunk recomputes or publishes at most. */
   chunkMax: number;
 }
 
-/** Longest a task keeps out of the way after a chunk. */
+export interface TaskContext extends BackfillContext {
+  publish: PublishContext;
+}
+
+/** Longest a sync-all keeps out of the way after a chunk. */
 const YIELD_MS_MAX = 1_000;
 
-type Step = 'more' | 'end' | 'paused' | 'closed';
+/** `restMs`: how long to keep out of the way of others. */
+type Step = { outcome: 'more'; restMs: number } | { outcome: 'end' | 'paused' | 'closed' };
 
 /** The jobs that work tasks (D9). Whoever takes one up again, in whatever process, goes on behind its last whole chunk. */
 export function taskJobs(ctx: TaskContext): AskedJob[] {
@@ -52,15 +58,31 @@ export function taskJobs(ctx: TaskContext): AskedJob[] {
   });
   return [
     job('sync_all', (task) => syncStep({ ...ctx, publish }, task)),
-    job('backfill', (task) => backfillStep(ctx, task)),
+    {
+      name: taskQueue('backfill'),
+      expireInSeconds: TASK_EXPIRE_SECONDS,
+      run: (id, signal) => workBackfill(ctx, { id, signal }),
+    },
   ];
+}
+
+/**
+ * Works a backfill to its end, in chunks that make way for live work. Several may work the same one: each chunk is one's
+ * alone, and begins where the last one ended.
+ */
+export function workBackfill(
+  ctx: BackfillContext,
+  { id, signal }: { id: string; signal: AbortSignal },
+): Promise<Outcome> {
+  const pace = new Pace({ chunkMax: ctx.chunkMax });
+  return workTask(ctx, { id, step: () => backfillStep(ctx, { id, pace }), signal });
 }
 
 type Outcome = Awaited<ReturnType<AskedJob['run']>>;
 
 /** Works a task to its end. Throws what may pass: the queue has it taken up again. */
 async function workTask(
-  ctx: TaskContext,
+  ctx: BackfillContext,
   { id, step, signal }: { id: string; step: (task: Task) => Promise<Step>; signal: AbortSignal },
 ): Promise<Outcome> {
   try {
@@ -79,32 +101,36 @@ async function workTask(
 }
 
 async function workChunks(
-  ctx: TaskContext,
+  ctx: BackfillContext,
   { task, step, signal }: { task: Task; step: (task: Task) => Promise<Step>; signal: AbortSignal },
 ): Promise<void> {
   for (;;) {
     stopIfNeeded(signal);
-    const startedAt = performance.now();
     await crashPoint('task.between_chunks');
     const done = await step(task);
-    if (done === 'end' || done === 'closed') return;
-    if (done === 'paused') await waitForResume(ctx, signal);
-    // Live work takes the same locks: it gets as much time as the task takes.
-    else await sleep(Math.min(performance.now() - startedAt, YIELD_MS_MAX), signal);
+    if (done.outcome === 'more') {
+      if (done.restMs > 0) await sleep(done.restMs, signal);
+    } else if (done.outcome === 'paused') await waitForResume(ctx, signal);
+    else return;
   }
 }
 
-const waitForResume = ({ pool }: TaskContext, signal: AbortSignal): Promise<void> =>
+const waitForResume = ({ pool }: BackfillContext, signal: AbortSignal): Promise<void> =>
   untilResumed(pool, { stopIfNeeded: () => stopIfNeeded(signal), signal });
 
 function stopIfNeeded(signal: AbortSignal): void {
   if (signal.aborted) throw new Error('the process stops: another run goes on with it');
 }
 
-async function backfillStep(ctx: TaskContext, { id }: Task): Promise<Step> {
-  const outcome = await backfillChunk(ctx.pool, { id, limit: ctx.chunkMax, now: ctx.clock() });
-  if (outcome === 'end') await finishTask(ctx.pool, { id });
-  return outcome;
+async function backfillStep(ctx: BackfillContext, { id, pace }: { id: string; pace: Pace }): Promise<Step> {
+  const startedAt = performance.now();
+  const chunk = await backfillChunk(ctx.pool, { id, limit: pace.size, now: ctx.clock() });
+  if (chunk.outcome === 'end') await finishTask(ctx.pool, { id });
+  if (chunk.outcome !== 'more') return chunk;
+  const { bookings: items, live } = chunk;
+  const restMs = pace.restMs({ items, tookMs: performance.now() - startedAt, live });
+  if (pace.isCountDue) await countGrownTables(ctx.pool);
+  return { outcome: 'more', restMs };
 }
 
 /** MongoDB is not to be had: nothing is wrong with the task. */
@@ -116,12 +142,20 @@ const isPassing = (error: unknown): boolean =>
   error instanceof MarketAwayError || classifyPostgresError(error) === 'retryable';
 
 async function syncStep(ctx: TaskContext, { id }: Task): Promise<Step> {
+  const startedAt = performance.now();
+  // Live work takes the same locks: it gets as much time as the task takes.
+  const more = (): Step => ({
+    outcome: 'more',
+    restMs: Math.min(performance.now() - startedAt, YIELD_MS_MAX),
+  });
   const next = await nextUnpublished(ctx.pool, { id, limit: ctx.chunkMax });
-  if (next === undefined) return 'closed';
-  if (next.paused) return 'paused';
+  if (next === undefined) return { outcome: 'closed' };
+  if (next.paused) return { outcome: 'paused' };
   const last = next.bookingIds.at(-1);
   if (last === undefined) {
-    return (await finishTask(ctx.pool, { id, after: next.after })) === undefined ? 'more' : 'end';
+    return (await finishTask(ctx.pool, { id, after: next.after })) === undefined
+      ? more()
+      : { outcome: 'end' };
   }
   const outcome = await publishBookings(ctx.publish, next.bookingIds);
   if (outcome.outcome === 'unavailable') {
@@ -139,7 +173,7 @@ async function syncStep(ctx: TaskContext, { id }: Task): Promise<Step> {
     failed: results.length - done,
     results,
   });
-  return paused ? 'paused' : 'more';
+  return paused ? { outcome: 'paused' } : more();
 }
 
 const toTaskResult = (result: PublishResult): TaskResult => ({
@@ -150,7 +184,7 @@ const toTaskResult = (result: PublishResult): TaskResult => ({
 });
 
 /** What is kept with the job for people to see. */
-async function readOutcome({ pool }: TaskContext, id: string): Promise<Outcome> {
+async function readOutcome({ pool }: BackfillContext, id: string): Promise<Outcome> {
   const task = await findTask(pool, id);
   if (task === undefined) return { failed: true, output: { message: 'the task was deleted' } };
   const { state, total, done, failed } = task;

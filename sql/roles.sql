@@ -118,25 +118,29 @@ begin
   grant select on
     market_sync.status, market_sync.slot_health, market_sync.queue, market_sync.parked, market_sync.held, market_sync.overrides,
     market_sync.revisions, market_sync.jobs, market_sync.schedules, market_sync.latency, market_sync.throughput,
-    market_sync.drift, market_sync.drift_findings, market_sync.audit_log, market_sync.latency_trace, market_sync.partitions
+    market_sync.drift, market_sync.drift_findings, market_sync.audit_log, market_sync.latency_trace, market_sync.partitions,
+    market_sync.backfills
     to market_sync_reader, market_sync_api;
   grant execute on function market_sync.judge_slot, market_sync.latency_bound, market_sync.read_jobs,
     market_sync.read_schedules, market_sync.pg_boss_version, market_sync.iso(timestamptz),
-    market_sync.list_partitions
+    market_sync.list_partitions, market_sync.current_rate, market_sync.time_left
     to market_sync_reader, market_sync_api;
   grant select on market_inventory_snapshots to market_sync_reader;
 
   grant execute on function market_sync.reconcile(uuid[]), market_sync.publish_now, market_sync.retry_parked, market_sync.hold,
     market_sync.release, market_sync.withdraw, market_sync.set_override, market_sync.end_override, market_sync.trace_latency
     to market_sync_operator;
-  grant execute on function market_sync.pause, market_sync.resume, market_sync.resync, market_sync.audit to market_sync_admin;
+  grant execute on function market_sync.pause, market_sync.resume, market_sync.resync, market_sync.audit, market_sync.backfill,
+    market_sync.cancel_task
+    to market_sync_admin;
 
   -- The consumer and what runs beside it: resync, refresh, cleanup, tasks, the queue.
   grant execute on function market_sync.acquire_consumer, market_sync.renew_consumer, market_sync.release_consumer,
     market_sync.begin_history, market_sync.reconcile_batch, market_sync.reconcile_bookings, market_sync.resync_chunk,
     market_sync.request_resync, market_sync.claim_expired, market_sync.release_claims, market_sync.delete_ended,
     market_sync.fold_measurements, market_sync.is_paused, market_sync.judge_slot, market_sync.note_source_shape,
-    market_sync.list_partitions, market_sync.capture_partition, market_sync.compare_partitions
+    market_sync.list_partitions, market_sync.capture_partition, market_sync.compare_partitions, market_sync.live_work,
+    market_sync.count_grown_tables, market_sync.current_rate, market_sync.time_left
     to market_sync_consumer;
   grant select on market_sync.slot_health, market_sync.checkpoint, market_sync.settings, market_sync.resync,
     market_sync.snapshot_state, market_sync.task, market_sync.partitions
@@ -168,7 +172,8 @@ begin
   -- The API checks who calls, and what they may do.
   grant execute on function market_sync.reconcile(uuid[]), market_sync.publish_now, market_sync.retry_parked, market_sync.hold,
     market_sync.release, market_sync.withdraw, market_sync.set_override, market_sync.end_override, market_sync.pause,
-    market_sync.resume, market_sync.resync, market_sync.audit, market_sync.record_action, market_sync.reconcile_bookings
+    market_sync.resume, market_sync.resync, market_sync.audit, market_sync.backfill, market_sync.cancel_task,
+    market_sync.record_action, market_sync.reconcile_bookings
     to market_sync_api;
   grant select on market_sync.resync, market_sync.override, market_sync.manual_state, market_sync.revision,
     market_sync.latency_histogram, market_sync.activity

@@ -6,7 +6,7 @@ import { connect, query } from './postgres.ts';
 import { sleep } from './sleep.ts';
 
 /** What SQL functions notify when their transactions commit. */
-type Channel = 'market_sync_publish' | 'market_sync_resync' | 'market_sync_audit';
+type Channel = 'market_sync_publish' | 'market_sync_resync' | 'market_sync_audit' | 'market_sync_task';
 
 export interface Listener {
   stop(): Promise<void>;

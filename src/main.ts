@@ -4,6 +4,8 @@ import { Command, CommanderError } from 'commander';
 import { runApi } from './commands/api.ts';
 import { runAudit } from './commands/audit.ts';
 import { DOCTOR_EXIT_CODES, runDoctor } from './commands/doctor.ts';
+import { runBackfill } from './commands/backfill.ts';
+import { runDedupe } from './commands/dedupe.ts';
 import { runKeysCreate, runKeysList, runKeysRevoke, runKeysRotate } from './commands/keys.ts';
 import { runMigrate } from './commands/migrate.ts';
 import { runPipeline } from './commands/pipeline.ts';
@@ -71,6 +73,24 @@ function buildProgram(): Command {
     .addHelpText('after', `\nExit codes: ${DOCTOR_EXIT_CODES}.`)
     .action((options: { json?: boolean }) =>
       withSettings((config) => runDoctor(config, { json: options.json === true })),
+    );
+  add('backfill', 'recompute the snapshot of every booking beside live work, and show how far it is')
+    .option('--reason <text>', 'why, for the audit log', 'market-sync backfill')
+    .option('--detach', 'ask for it and do not wait')
+    .option('--cancel', 'cancel the one that is open')
+    .action((options: { reason: string; detach?: boolean; cancel?: boolean }) =>
+      withSettings((config, log) =>
+        runBackfill(config, log, {
+          reason: options.reason,
+          detach: options.detach === true,
+          cancel: options.cancel === true,
+        }),
+      ),
+    );
+  add('dedupe', 'find bookings with several listings, as the system before this one may have left')
+    .option('--apply', 'delete all but one of each')
+    .action((options: { apply?: boolean }) =>
+      withSettings((config, log) => runDedupe(config, log, { apply: options.apply === true })),
     );
   addKeys(add('keys', 'make, list, rotate and revoke keys of the API'));
   return program;

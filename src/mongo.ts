@@ -20,6 +20,9 @@ export const SERVER_VERSION_MIN = 5;
 
 const LISTINGS_COLLECTION = 'market_listings';
 
+/** `_id` of a listing. */
+export type ListingId = WithId<Listing>['_id'];
+
 /** The parts of Market Connect that this project touches. */
 export interface Market {
   client: MongoClient;
@@ -203,7 +206,7 @@ async function createIndex(
     const bookings = unique ? await findDuplicates(market) : [];
     if (bookings.length > 0) {
       throw new EnvironmentError(
-        `MONGODB_URL: ${LISTINGS_COLLECTION} holds several documents of one booking (booking_id ${bookings.join(', ')}), so booking_id cannot be unique. Delete all but one of each.`,
+        `MONGODB_URL: ${LISTINGS_COLLECTION} holds several documents of one booking (booking_id ${bookings.join(', ')}), so booking_id cannot be unique. See which one of each stays, and delete the others: market-sync dedupe`,
         { cause: error },
       );
     }

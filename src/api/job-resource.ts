@@ -41,6 +41,15 @@ export const jobSchema = z
       .openapi({ description: 'Bookings to do; null until it begins.', example: 25_000 }),
     done: z.int().openapi({ example: 1_250 }),
     failed: z.int().openapi({ description: 'Beside those that are done.', example: 0 }),
+    rate_per_second: z.number().nullable().openapi({
+      description:
+        'Bookings a second at the moment: 0 when it has not moved for 10 s, null when it is not in work.',
+      example: 4_900.5,
+    }),
+    eta_seconds: z
+      .int()
+      .nullable()
+      .openapi({ description: 'Seconds it still takes at this rate; null when nobody can say.', example: 5 }),
     requested_by: z.string().openapi({ example: 'night shift' }),
     requested_at: time(),
     started_at: time().nullable(),
@@ -65,6 +74,8 @@ export const toJobResource = (task: Task & { results?: TaskResult[] }): JobResou
   total: task.total,
   done: task.done,
   failed: task.failed,
+  rate_per_second: task.rate_per_second,
+  eta_seconds: task.eta_seconds,
   requested_by: task.requested_by,
   requested_at: toIso(task.requested_at) ?? '',
   started_at: toIso(task.started_at),

@@ -47,6 +47,11 @@ class ListingTooLargeError extends Error {
   readonly code = 10334;
 }
 
+/** A document of the booking has an `_id` that no listing can have. */
+class ForeignIdError extends Error {
+  override name = 'ForeignIdError';
+}
+
 /** Another booking's document has the `_id` that this booking's listing is said to have. */
 class ListingIdTakenError extends Error {
   override name = 'ListingIdTakenError';
@@ -139,7 +144,14 @@ async function runRound(market: Market, attempts: Attempt[], settle: Settle): Pr
     const next: Attempt[] = [];
     for (const attempt of open) {
       const found = stored.get(attempt.listing.booking_id);
-      if (found !== undefined && isAtLeast(found, attempt.listing)) settle(attempt, reached(attempt, found));
+      if (found !== undefined && !(found._id instanceof ObjectId)) {
+        // Somebody else's document. As an error of the driver it would pass for an outage, and hold up everybody.
+        const error = new ForeignIdError(
+          `the booking's listing has the _id ${String(found._id)}, which is no ObjectId`,
+        );
+        settle(attempt, { ...failure(attempt.listing.booking_id, error), kind: 'poison' });
+      } else if (found !== undefined && isAtLeast(found, attempt.listing))
+        settle(attempt, reached(attempt, found));
       else if (found !== undefined) next.push({ ...attempt, mode: 'update', id: found._id });
       else next.push({ ...attempt, mode: 'insert' });
     }

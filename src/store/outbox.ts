@@ -3,7 +3,7 @@ import { type Database, query, queryPrepared } from '../postgres.ts';
 
 const CLAIM = {
   name: 'claim_snapshots',
-  text: 'select * from market_sync.claim_snapshots($1, make_interval(secs => $2), $3, $4)',
+  text: 'select * from market_sync.claim_snapshots($1, make_interval(secs => $2), $3, $4, $5)',
 };
 
 export interface Claim {
@@ -12,6 +12,8 @@ export interface Claim {
   limit: number;
   /** These bookings, whether or not they are due; undefined claims what is due. */
   bookingIds?: string[];
+  /** `background`: what a backfill or a resync made, which comes last unless one of them is asked for. */
+  only?: 'live' | 'background' | undefined;
 }
 
 /** Claims snapshots to publish, with a lease, and answers them as they are now. Empty when there are none. */
@@ -21,6 +23,7 @@ export async function claimSnapshots(db: Database, claim: Claim): Promise<Snapsh
     claim.leaseSeconds,
     claim.limit,
     claim.bookingIds ?? null,
+    claim.only ?? null,
   ]);
 }
 
@@ -116,7 +119,7 @@ export async function nextAttemptInMs(db: Database): Promise<number | undefined>
 export async function findUnpublished(db: Database, limit: number): Promise<string[]> {
   const rows = await query<{ booking_id: string }>(
     db,
-    `select booking_id from market_sync.snapshot_state where ${UNPUBLISHED} order by next_attempt_at limit $1`,
+    `select booking_id from market_sync.snapshot_state where ${UNPUBLISHED} order by background, next_attempt_at limit $1`,
     [limit],
   );
   return rows.map((row) => row.booking_id);

@@ -95,6 +95,8 @@ export async function publishBookings(
 interface PublishRequest {
   limit: number;
   bookingIds?: string[];
+  /** `live`: nothing that a backfill or a resync alone has made; `background`: nothing else. */
+  only?: 'live' | 'background';
   /** Called once the batch is claimed, before it is written. */
   onClaimed?: (count: number) => void;
 }
@@ -122,13 +124,14 @@ export async function publishBatch(ctx: PublishContext, request: PublishRequest)
 
 async function claimAndPublish(
   ctx: PublishContext,
-  { limit, bookingIds, onClaimed }: PublishRequest,
+  { limit, bookingIds, onClaimed, only }: PublishRequest,
 ): Promise<PublishOutcome> {
   await crashPoint('publisher.before_claim');
   const snapshots = await claimSnapshots(ctx.pool, {
     publisher: ctx.publisher,
     leaseSeconds: ctx.leaseSeconds,
     limit,
+    only,
     ...(bookingIds === undefined ? {} : { bookingIds }),
   });
   if (snapshots.length === 0) return { outcome: 'idle' };

@@ -1,4 +1,6 @@
-import { type Database, query, queryPrepared } from '../postgres.ts';
+import type pg from 'pg';
+import { type Database, inTransaction, query, queryPrepared } from '../postgres.ts';
+import { type LiveWork, readLiveWork } from './live-work.ts';
 
 /** `waiting`: transactions that ran when it was asked for have not ended yet. */
 export type ResyncPhase = 'waiting' | 'bookings' | 'orphans' | 'ghosts';
@@ -6,19 +8,23 @@ export type ResyncPhase = 'waiting' | 'bookings' | 'orphans' | 'ghosts';
 const CHUNK = { name: 'resync_chunk', text: 'select resync_id, phase from market_sync.resync_chunk($1, $2)' };
 
 /**
- * Recomputes the next chunk of the oldest open resync, in one transaction with its cursor. Answers the resync and the
- * phase it is in afterwards; undefined when none is open. In phase `ghosts` there is nothing left to recompute.
+ * Recomputes the next chunk of the oldest open resync, in one transaction with its cursor. Answers the resync, the phase
+ * it is in afterwards and what live work there was; undefined when none is open. In phase `ghosts` there is nothing left
+ * to recompute.
  */
 export async function resyncChunk(
-  db: Database,
+  pool: pg.Pool,
   { limit, now }: { limit: number; now: Date | undefined },
-): Promise<{ id: number; phase: ResyncPhase } | undefined> {
-  const rows = await queryPrepared<{ resync_id: number | null; phase: ResyncPhase }>(db, CHUNK, [
-    limit,
-    now ?? null,
-  ]);
-  const row = rows[0];
-  return row === undefined || row.resync_id === null ? undefined : { id: row.resync_id, phase: row.phase };
+): Promise<{ id: number; phase: ResyncPhase; live: LiveWork } | undefined> {
+  return inTransaction(pool, async (client) => {
+    const rows = await queryPrepared<{ resync_id: number | null; phase: ResyncPhase }>(client, CHUNK, [
+      limit,
+      now ?? null,
+    ]);
+    const row = rows[0];
+    if (row === undefined || row.resync_id === null) return undefined;
+    return { id: row.resync_id, phase: row.phase, live: await readLiveWork(client) };
+  });
 }
 
 /** Asks for a recompute of everything; one request that has not begun serves all who ask. */

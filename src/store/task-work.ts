@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import { type Database, inTransaction, query } from '../postgres.ts';
+import { type LiveWork, readLiveWork } from './live-work.ts';
 import { UNPUBLISHED } from './outbox.ts';
 import { reconcileBookings } from './reconcile.ts';
 import { TASK_COLUMNS, type Task, type TaskResult, type TaskRow } from './tasks.ts';
@@ -15,6 +16,8 @@ export async function beginTask(db: Database, id: string): Promise<Task | undefi
     db,
     `update market_sync.task task
      set state = 'running', started_at = coalesce(started_at, clock_timestamp()),
+       -- What passed while nobody worked it says nothing of how fast it is.
+       advanced_at = clock_timestamp(),
        total = coalesce(total, case kind
          when 'backfill' then (select count(*) from storage_bookings)
          else (select count(*) from market_sync.snapshot_state where ${UNPUBLISHED}) end)
@@ -24,29 +27,34 @@ export async function beginTask(db: Database, id: string): Promise<Task | undefi
   return rows[0];
 }
 
-export type ChunkOutcome = 'more' | 'end' | 'paused' | 'closed';
+type ChunkOutcome = 'more' | 'end' | 'paused' | 'closed';
+
+/** `more`: so many bookings were done, and this is what live work there was when they were. */
+export type BackfillOutcome =
+  | { outcome: 'more'; bookings: number; live: LiveWork }
+  | { outcome: Exclude<ChunkOutcome, 'more'> };
 
 /**
  * Recomputes the next bookings of a backfill in one transaction with its cursor: a kill costs at most one chunk, and
- * nothing is done twice. `closed`: it was cancelled.
+ * nothing is done twice. What it changes is published after live changes. `closed`: it was cancelled.
  */
 export async function backfillChunk(
   pool: pg.Pool,
   { id, limit, now }: { id: string; limit: number; now: Date | undefined },
-): Promise<ChunkOutcome> {
+): Promise<BackfillOutcome> {
   return inTransaction(pool, async (client) => {
     const rows = await query<{ after_booking_id: string | null; paused: boolean }>(
       client,
-      `select after_booking_id, market_sync.is_paused() as paused
+      `select after_booking_id, market_sync.is_paused() as paused, set_config('market_sync.background', 'on', true)
        from market_sync.task where id = $1 and state = 'running' for update`,
       [id],
     );
     const task = rows[0];
-    if (task === undefined) return 'closed';
-    if (task.paused) return 'paused';
+    if (task === undefined) return { outcome: 'closed' };
+    if (task.paused) return { outcome: 'paused' };
     const bookingIds = await nextBookings(client, { after: task.after_booking_id, limit });
     const last = bookingIds.at(-1);
-    if (last === undefined) return 'end';
+    if (last === undefined) return { outcome: 'end' };
     const reconciled = await reconcileBookings(client, { bookingIds, now });
     const parked = await findParkedAmong(client, bookingIds);
     const results: TaskResult[] = [
@@ -68,11 +76,17 @@ export async function backfillChunk(
       failed: parked.length,
       results,
     });
-    return 'more';
+    // While this transaction still has the lock that live work waits for.
+    return { outcome: 'more', bookings: bookingIds.length, live: await readLiveWork(client) };
   });
 }
 
-/** Every booking, and every snapshot whose booking is gone, by id. */
+const UUID_MIN = '00000000-0000-0000-0000-000000000000';
+
+/**
+ * Every booking, and every snapshot whose booking is gone, by id. The condition is one that an index serves: with "after is
+ * null or id > after" each chunk would read everything before it again.
+ */
 async function nextBookings(
   db: Database,
   { after, limit }: { after: string | null; limit: number },
@@ -80,12 +94,12 @@ async function nextBookings(
   const rows = await query<{ id: string }>(
     db,
     `select id from (
-       (select b.id from storage_bookings b where $1::uuid is null or b.id > $1 order by b.id limit $2)
+       (select b.id from storage_bookings b where b.id >= $2 and b.id is distinct from $1::uuid order by b.id limit $3)
        union
-       (select s.booking_id from market_inventory_snapshots s where $1::uuid is null or s.booking_id > $1
-        order by s.booking_id limit $2)
-     ) known order by id limit $2`,
-    [after, limit],
+       (select s.booking_id from market_inventory_snapshots s
+        where s.booking_id >= $2 and s.booking_id is distinct from $1::uuid order by s.booking_id limit $3)
+     ) known order by id limit $3`,
+    [after, after ?? UUID_MIN, limit],
   );
   return rows.map((row) => row.id);
 }
@@ -134,8 +148,13 @@ export async function recordChunk(
 ): Promise<void> {
   await query(
     db,
-    `update market_sync.task
-     set done = done + $4, failed = failed + $5, error = null,
+    `update market_sync.task task
+     set done = done + $4, failed = failed + $5, error = null, advanced_at = clock_timestamp(),
+       -- Of the last five seconds mostly: long enough to be read, short enough to be true.
+       rate_per_second = (
+         select coalesce(task.rate_per_second, now.rate) * exp(-seconds / 5) + now.rate * (1 - exp(-seconds / 5))
+         from (select greatest(extract(epoch from clock_timestamp() - coalesce(advanced_at, started_at)), 0.001)::float8) passed (seconds)
+         cross join lateral (select ($4::bigint + $5::bigint) / seconds) now (rate)),
        after_booking_id = case when after_booking_id is not distinct from $2 then $3 else after_booking_id end,
        results = case
          when $6::jsonb = '[]' or jsonb_array_length(results) >= ${RESULTS_MAX} then results

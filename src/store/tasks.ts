@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
-import { type Database, query } from '../postgres.ts';
+import { type Database, inTransaction, query } from '../postgres.ts';
 import { findOpenJobs, sendJob } from '../queue.ts';
 import type { AskedQueue } from '../queue-schema.ts';
 
@@ -37,11 +37,17 @@ export interface Task {
   done: number;
   failed: number;
   after_booking_id: string | null;
+  /** Bookings a second at the moment; 0 when it has not moved for 10 s, null when it is not in work. */
+  rate_per_second: number | null;
+  /** At this rate; null when nobody can say. */
+  eta_seconds: number | null;
   error: string | null;
 }
 
-export const TASK_COLUMNS =
-  'id, kind, state, requested_by, requested_at, started_at, finished_at, total, done, failed, after_booking_id, error';
+const RATE = 'market_sync.current_rate(state, advanced_at, rate_per_second)';
+
+export const TASK_COLUMNS = `id, kind, state, requested_by, requested_at, started_at, finished_at, total, done, failed,
+  after_booking_id, ${RATE} as rate_per_second, market_sync.time_left(total - done - failed, ${RATE}) as eta_seconds, error`;
 export type TaskRow = Task & Record<string, unknown>;
 
 /** The queue of pg-boss that has a kind of task worked. */
@@ -145,11 +151,49 @@ export async function failTask(db: Database, { id, error }: { id: string; error:
   );
 }
 
+/** Asks for a backfill as SQL does, audited with its reason; answers the id of the open one, or of a new one. */
+export async function requestBackfill(db: Database, reason: string): Promise<string> {
+  const rows = await query<{ id: string }>(db, 'select market_sync.backfill($1) as id', [reason]);
+  const id = rows[0]?.id;
+  if (id === undefined) throw new Error('backfill answered nothing');
+  return id;
+}
+
+/** The backfill that is open, or undefined. */
+export async function findOpenBackfill(db: Database): Promise<string | undefined> {
+  const rows = await query<{ id: string }>(
+    db,
+    `select id from market_sync.backfills where state in ('queued', 'running')`,
+  );
+  return rows[0]?.id;
+}
+
+/** Cancels a task as SQL does, audited. Raises MS404 or MS409. */
+export async function cancelAudited(db: Database, id: string, reason: string): Promise<void> {
+  await query(db, 'select market_sync.cancel_task($1, $2)', [id, reason]);
+}
+
+/** Gives tasks that were asked for in SQL their jobs; answers their ids. Of several who do so at once, one does. */
+export async function sendTaskJobs(pool: pg.Pool): Promise<string[]> {
+  return inTransaction(pool, async (client) => {
+    const tasks = await query<{ id: string; kind: TaskKind; requested_by: string }>(
+      client,
+      `update market_sync.task set has_job = true where id in (
+         select id from market_sync.task where not has_job and state in ('queued', 'running') for update skip locked)
+       returning id, kind, requested_by`,
+    );
+    for (const { id, kind, requested_by } of tasks) {
+      await sendJob(client, { name: taskQueue(kind), id, input: { task_id: id, requested_by } });
+    }
+    return tasks.map((task) => task.id);
+  });
+}
+
 /** Closes tasks whose job is gone (cancelled or deleted in pg-boss, or given up): nobody would ever work them. */
 export async function closeLostTasks(db: Database): Promise<void> {
   const open = await query<{ id: string }>(
     db,
-    `select id from market_sync.task where state in ('queued', 'running')`,
+    `select id from market_sync.task where state in ('queued', 'running') and has_job`,
   );
   if (open.length === 0) return;
   const jobs = await findOpenJobs(

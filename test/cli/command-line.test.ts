@@ -7,7 +7,17 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { listSettings } from '../../src/config.ts';
 import { runProgram } from './program.ts';
 
-const COMMANDS = ['start', 'pipeline', 'api', 'migrate', 'uninstall', 'status', 'doctor', 'audit'];
+const COMMANDS = [
+  'start',
+  'pipeline',
+  'api',
+  'migrate',
+  'uninstall',
+  'status',
+  'doctor',
+  'audit',
+  'backfill',
+];
 
 test('the help lists the commands, and the version is that of the package', async () => {
   const [help, version] = await Promise.all([runProgram(['--help']), runProgram(['--version'])]);

@@ -133,7 +133,7 @@ const BREAKAGES: Record<string, Breakage> = {
   },
   'a time without a zone': {
     check: 'source_types',
-    status: 'warning',
+    status: 'failure',
     sql: ['alter table storage_bookings alter column end_date type timestamp'],
     says: /storage_bookings\.end_date is timestamp without time zone/,
   },

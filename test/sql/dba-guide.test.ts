@@ -391,6 +391,46 @@ const CHECKS: Record<string, Check> = {
       expect(done).toEqual([{ phase: 'done', bookings_done: 3 }]);
     },
   },
+  backfill: {
+    role: ADMIN,
+    does: async ({ results: [asked, rows], ...ran }) => {
+      await expectAudited('backfill', { role: ADMIN, reason: 'the old system is off' });
+      expect(rows).toHaveLength(1);
+      const id = asked?.[0]?.backfill;
+      await expectWithin({ results: [], ...ran }, 'it has begun', async () => {
+        const [row] = await query<Row>(
+          loginOf(READER).pool,
+          'select started_at from market_sync.backfills where id = $1',
+          [id],
+        );
+        return row?.started_at !== null;
+      });
+      await until('it is done', async () => {
+        const [row] = await query<Row>(
+          loginOf(READER).pool,
+          'select state, done from market_sync.backfills where id = $1',
+          [id],
+        );
+        return row?.state === 'done' && row.done === 3;
+      });
+    },
+  },
+  cancel_task: {
+    role: ADMIN,
+    before: async () => {
+      await query(loginOf(ADMIN).pool, `select market_sync.pause('so that it stays open')`);
+      await query(loginOf(ADMIN).pool, `select market_sync.backfill('to be cancelled')`);
+    },
+    does: async () => {
+      await expectAudited('cancel', { role: ADMIN, reason: 'not in office hours' });
+      const states = await query<Row>(
+        loginOf(READER).pool,
+        'select state from market_sync.backfills order by requested_at',
+      );
+      expect(states.map((row) => row.state)).toEqual(['done', 'cancelled']);
+      await query(loginOf(ADMIN).pool, 'select market_sync.resume()');
+    },
+  },
   'login roles': {
     role: SUPERUSER,
     does: async () => {

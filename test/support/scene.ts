@@ -29,6 +29,7 @@ import {
   until,
 } from './pipeline.ts';
 import { createDatabase, type TestDatabase } from './postgres.ts';
+import type { TemplateName } from './templates.ts';
 
 interface StartOptions {
   /** Another way to the same servers: through a proxy. */
@@ -71,13 +72,15 @@ export async function createScene(
     settings?: NodeJS.ProcessEnv;
     /** SQL that changes the application's tables before they are migrated. */
     source?: string;
+    /** What the database starts with in the shared cluster; `migrated` unless named. */
+    template?: TemplateName;
   } = {},
 ): Promise<Scene> {
   const { clock, cluster, source } = options;
   const database = await (cluster !== undefined
     ? migrated(cluster)
     : source === undefined
-      ? createDatabase({ template: 'migrated' })
+      ? createDatabase({ template: options.template ?? 'migrated' })
       : migratedFrom(source));
   const market = await createMarket();
   const config = testConfig(database, options.settings);

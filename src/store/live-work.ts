@@ -1,0 +1,25 @@
+import { type Database, query, queryPrepared } from '../postgres.ts';
+
+/** Signs of live work, as somebody sees them who has the lock of all recomputes and may let others go first. */
+export interface LiveWork {
+  /** Somebody waits for that lock. */
+  waiting: boolean;
+  /** Batches of changes recomputed within the last two minutes. When it rises, live work is about. */
+  batches: number;
+}
+
+const LIVE_WORK = { name: 'live_work', text: 'select waiting, batches from market_sync.live_work()' };
+
+export async function readLiveWork(db: Database): Promise<LiveWork> {
+  const rows = await queryPrepared<{ waiting: boolean; batches: number }>(db, LIVE_WORK, []);
+  return rows[0] ?? { waiting: false, batches: 0 };
+}
+
+/**
+ * Sees to it that plans fit the size of tables that are being filled. Takes no lock that anybody waits for; call it outside
+ * of a transaction that recomputes. True when statistics were made.
+ */
+export async function countGrownTables(db: Database): Promise<boolean> {
+  const rows = await query<{ grown: boolean }>(db, 'select market_sync.count_grown_tables() as grown');
+  return rows[0]?.grown === true;
+}
