@@ -71,9 +71,14 @@ export class ConsumerSession {
     const onAbort = (): void => this.#wakeup.notify();
     this.#signal.addEventListener('abort', onAbort);
     try {
-      await terminateSlotHolder(this.#ctx.pool, { slotName: this.#ctx.slotName, generation });
+      await terminateSlotHolder(control, { slotName: this.#ctx.slotName, generation });
       const server = await identifyServer(this.#ctx.databaseUrl);
-      const startLsn = await prepareSlot(this.#ctx, { generation, system: server, signal: this.#signal });
+      const startLsn = await prepareSlot(this.#ctx, {
+        control,
+        generation,
+        system: server,
+        signal: this.#signal,
+      });
       this.#dirty = new DirtySet(startLsn);
       this.#confirmed = startLsn;
       this.#replication = await startReplication({
@@ -88,7 +93,7 @@ export class ConsumerSession {
         },
       }).catch(throwSlotChanged);
       this.#replication.ended.catch((error: unknown) => this.#fail(error));
-      await this.#requireSameSlot(startLsn);
+      await this.#requireSameSlot(control, startLsn);
       // By a timer, not only when asked: while reading is paused nobody hears the server ask.
       const { statusIntervalMs } = server;
       timers.push(setInterval(() => void this.#sendStatus({ replyRequested: true }), statusIntervalMs));
@@ -260,12 +265,16 @@ export class ConsumerSession {
 
   /**
    * The slot that streams must be the one that was judged: had somebody made it anew in between, the server would
-   * silently begin later. It cannot have moved by itself, because nothing has been confirmed yet.
+   * silently begin later. It cannot have moved by itself, because nothing has been confirmed yet. And it must be of the
+   * server that the checkpoint is on: while a standby takes over, connections reach now the one, now the other.
    */
-  async #requireSameSlot(startLsn: Lsn): Promise<void> {
-    const slot = await findSlot(this.#ctx.pool, this.#ctx.slotName);
+  async #requireSameSlot(control: pg.ClientBase, startLsn: Lsn): Promise<void> {
+    const slot = await findSlot(control, this.#ctx.slotName);
     if (slot === undefined || slot.confirmedLsn > startLsn) {
       throw new ConnectionLostError('the replication slot was made anew while the stream began');
+    }
+    if (!slot.active) {
+      throw new ConnectionLostError('the stream has ended, or comes from another server than the checkpoint');
     }
   }
 

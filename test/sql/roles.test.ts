@@ -41,6 +41,7 @@ const FUNCTIONS: Record<string, string> = {
   'acquire_consumer(text,text,interval)': 'consumer',
   'renew_consumer(bigint,interval,timestamp with time zone)': 'consumer',
   'release_consumer(bigint)': 'consumer',
+  'follow_timeline(bigint,integer)': 'consumer',
   'begin_history(bigint,text,text,integer,pg_lsn,boolean,integer,text)': 'consumer',
   'reconcile_batch(bigint,pg_lsn,bigint[],uuid[],uuid[],uuid[],uuid[],uuid[],integer,interval,timestamp with time zone,text,timestamp with time zone)':
     'consumer',
@@ -53,7 +54,7 @@ const FUNCTIONS: Record<string, string> = {
   'is_paused()': 'consumer publisher api',
   'release_claims(text,uuid[])': 'consumer publisher api',
   'claim_snapshots(text,interval,integer,uuid[])': 'publisher api',
-  'mark_published(uuid[],integer[],bigint[],text[])': 'publisher api',
+  'mark_published(uuid[],integer[],bigint[],text[],text[])': 'publisher api',
   'record_failure(uuid,text,interval,integer,integer,bigint)': 'publisher api',
   'find_unknown_versions(uuid[],integer[],bigint[],text[])': 'publisher api',
   'cut_unless_known(uuid[],integer[],bigint[],text[],text,integer)': 'publisher api',
