@@ -11,8 +11,9 @@ import { requestResync } from '../src/store/resync.ts';
 import type { BatchReport, ConsumeContext, ConsumerState } from './consume.ts';
 import type { Change } from './decode.ts';
 import { type Batch, DirtySet } from './dirty.ts';
-import { identifyServer, type Replication, startReplication } from './replication.ts';
-import { findSlot, prepareSlot, terminateSlotHolder, throwSlotChanged } from './slot.ts';
+import { type Replication, startReplication } from './replication.ts';
+import { identifyServer } from './replication-server.ts';
+import { prepareSlot, requireSameSlot, terminateSlotHolder, throwSlotChanged } from './slot.ts';
 import { Wakeup } from './wakeup.ts';
 import { writeBatch } from './write-batch.ts';
 
@@ -93,7 +94,7 @@ export class ConsumerSession {
         },
       }).catch(throwSlotChanged);
       this.#replication.ended.catch((error: unknown) => this.#fail(error));
-      await this.#requireSameSlot(control, startLsn);
+      await requireSameSlot(control, { slotName: this.#ctx.slotName, startLsn });
       // By a timer, not only when asked: while reading is paused nobody hears the server ask.
       const { statusIntervalMs } = server;
       timers.push(setInterval(() => void this.#sendStatus({ replyRequested: true }), statusIntervalMs));
@@ -260,21 +261,6 @@ export class ConsumerSession {
     } catch (error) {
       // One renewal may fail; a lease that has run out is somebody else's to take.
       if (performance.now() - this.#renewedAtMs > this.#ctx.leaseSeconds * 1000) this.#fail(error);
-    }
-  }
-
-  /**
-   * The slot that streams must be the one that was judged: had somebody made it anew in between, the server would
-   * silently begin later. It cannot have moved by itself, because nothing has been confirmed yet. And it must be of the
-   * server that the checkpoint is on: while a standby takes over, connections reach now the one, now the other.
-   */
-  async #requireSameSlot(control: pg.ClientBase, startLsn: Lsn): Promise<void> {
-    const slot = await findSlot(control, this.#ctx.slotName);
-    if (slot === undefined || slot.confirmedLsn > startLsn) {
-      throw new ConnectionLostError('the replication slot was made anew while the stream began');
-    }
-    if (!slot.active) {
-      throw new ConnectionLostError('the stream has ended, or comes from another server than the checkpoint');
     }
   }
 

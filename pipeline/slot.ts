@@ -18,7 +18,8 @@ import {
   readCheckpoint,
   renewConsumer,
 } from '../src/store/checkpoint.ts';
-import { alterSlotFailover, type SystemIdentity } from './replication.ts';
+import { judgeContinuity } from './continuity.ts';
+import { alterSlotFailover, type SystemIdentity } from './replication-server.ts';
 
 /** The replication slot as PostgreSQL has it. */
 export interface Slot {
@@ -67,59 +68,6 @@ export async function findSlot(db: Database, slotName: string): Promise<Slot | u
     plugin: row.plugin ?? '(physical)',
     database: row.database ?? '(none)',
   };
-}
-
-/** What the slot and the checkpoint say of each other. */
-export type Continuity =
-  | { state: 'continue'; startLsn: Lsn }
-  /** Nothing has been captured yet: begin here, and compute everything once. */
-  | { state: 'begin' }
-  /** Changes may have been lost or undone: begin anew, compute and publish everything again. */
-  | { state: 'cut'; reason: string };
-
-/** Compares slot, checkpoint and server (D6). Pure. */
-export function judgeContinuity(
-  checkpoint: Pick<Checkpoint, 'commitLsn' | 'systemIdentifier' | 'timeline'>,
-  slot: Pick<Slot, 'confirmedLsn' | 'lost' | 'synced'> | undefined,
-  system: SystemIdentity,
-): Continuity {
-  const { commitLsn } = checkpoint;
-  if (commitLsn === undefined) return { state: 'begin' };
-  const reason = findCut({ ...checkpoint, commitLsn }, slot, system);
-  if (reason !== undefined) return { state: 'cut', reason };
-  // A slot behind is normal: after a crash of PostgreSQL it falls back and redelivers. What lies before the checkpoint
-  // is in the snapshots, so the stream may begin there.
-  return { state: 'continue', startLsn: commitLsn };
-}
-
-/** Why changes may have been lost or undone; undefined when none can have been. */
-function findCut(
-  checkpoint: { commitLsn: Lsn; systemIdentifier: string | undefined; timeline: number | undefined },
-  slot: Pick<Slot, 'confirmedLsn' | 'lost' | 'synced'> | undefined,
-  system: SystemIdentity,
-): string | undefined {
-  const { commitLsn, systemIdentifier, timeline } = checkpoint;
-  if (systemIdentifier !== system.systemIdentifier)
-    return 'the checkpoint belongs to another PostgreSQL cluster';
-  if (timeline !== system.timeline) {
-    const { parent } = system;
-    // Only from one timeline to the next: who can say what became of the slot on those in between?
-    if (parent === undefined || parent.timeline !== timeline) {
-      return `the checkpoint belongs to timeline ${timeline}, the server is on ${system.timeline}, which does not come right from there`;
-    }
-    if (parent.leftAtLsn < commitLsn) {
-      return `the server left timeline ${timeline} at ${formatLsn(parent.leftAtLsn)}, before the checkpoint (${formatLsn(commitLsn)})`;
-    }
-  }
-  if (slot === undefined) return 'the replication slot is gone';
-  if (slot.lost) return 'the replication slot is lost: WAL it needed was removed';
-  // PostgreSQL vouches for the slots that a standby was given (17 and later). Any other on a new timeline came with a copy
-  // of files, or was made by hand, at whatever position.
-  if (timeline !== system.timeline && !slot.synced) {
-    return `the checkpoint belongs to timeline ${timeline}, the server is on ${system.timeline}, and the replication slot did not come along from there`;
-  }
-  if (slot.confirmedLsn <= commitLsn) return undefined;
-  return `the replication slot (${formatLsn(slot.confirmedLsn)}) is ahead of the checkpoint (${formatLsn(commitLsn)})`;
 }
 
 export interface SlotContext {
@@ -313,4 +261,22 @@ export async function terminateSlotHolder(
      where slot_name = $1 and active and exists (select from market_sync.checkpoint where generation = $2)`,
     [slotName, generation],
   );
+}
+
+/**
+ * The slot that streams must be the one that was judged: had somebody made it anew in between, the server would
+ * silently begin later. It cannot have moved by itself, because nothing has been confirmed yet. And it must be of the
+ * server that the checkpoint is on: while a standby takes over, connections reach now the one, now the other.
+ */
+export async function requireSameSlot(
+  control: pg.ClientBase,
+  { slotName, startLsn }: { slotName: string; startLsn: Lsn },
+): Promise<void> {
+  const slot = await findSlot(control, slotName);
+  if (slot === undefined || slot.confirmedLsn > startLsn) {
+    throw new ConnectionLostError('the replication slot was made anew while the stream began');
+  }
+  if (!slot.active) {
+    throw new ConnectionLostError('the stream has ended, or comes from another server than the checkpoint');
+  }
 }

@@ -1,5 +1,5 @@
 import pg from 'pg';
-import type { SystemIdentity } from '../../pipeline/replication.ts';
+import type { SystemIdentity } from '../../pipeline/replication-server.ts';
 import type { Lsn } from '../../src/lsn.ts';
 import { ConnectionLostError } from '../../src/postgres.ts';
 import { acquire, type Lease, release, renew } from './lease.ts';

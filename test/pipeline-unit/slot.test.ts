@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
-import { parseTimelineHistory } from '../../pipeline/replication.ts';
-import { judgeContinuity, requireOwnSlot, type Slot } from '../../pipeline/slot.ts';
+import { judgeContinuity } from '../../pipeline/continuity.ts';
+import { parseTimelineHistory } from '../../pipeline/replication-server.ts';
+import { requireOwnSlot, type Slot } from '../../pipeline/slot.ts';
 import { EnvironmentError } from '../../src/errors.ts';
 
 const SYSTEM = { systemIdentifier: '7301', timeline: 3, parent: { timeline: 2, leftAtLsn: 700n } };

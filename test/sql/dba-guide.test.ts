@@ -166,7 +166,7 @@ const CHECKS: Record<string, Check> = {
         parked: 1,
         held: 1,
         resync_id: null,
-        migration: '012_create_views.sql',
+        migration: '013_follow_failover.sql',
       });
       expect(Number(rows?.[0]?.lag_seconds)).toBeLessThan(EFFECT_MS_MAX / 1_000);
     },
@@ -435,6 +435,18 @@ const CHECKS: Record<string, Check> = {
           'select kept_wal_bytes from market_sync.slot_health',
         );
         return row?.kept_wal_bytes === 64 * 1024 ** 3;
+      });
+    },
+  },
+  'is the slot on the standby': {
+    role: SUPERUSER,
+    does: async ({ results: [rows] }) => {
+      expect(rows).toContainEqual({
+        slot_name: scene.config.slotName,
+        failover: true,
+        synced: false,
+        kept: true,
+        valid: true,
       });
     },
   },

@@ -121,7 +121,7 @@ const RELATIONS: Record<string, Privileges> = {
   checkpoint: {
     consumer: 'select, update (malformed_messages)',
     publisher: 'select, update (history_checked_for)',
-    api: 'select',
+    api: 'select, update (history_checked_for)',
   },
   drift_check: { publisher: 'insert' },
   idempotency: {

@@ -1,8 +1,7 @@
 import { execFile } from 'node:child_process';
-import { readdir, rm } from 'node:fs/promises';
+import { chown, readdir, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
-import { chown, writeFile } from 'node:fs/promises';
 import pg from 'pg';
 import type { TestCluster } from './cluster.ts';
 
