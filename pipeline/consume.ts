@@ -13,6 +13,8 @@ export interface ConsumeContext {
   databaseUrl: string;
   log: Logger;
   slotName: string;
+  /** Whether standbys are to carry the slot over, where PostgreSQL can (17 and later). */
+  slotFailover: boolean;
   /** Names this consumer to people and to others that want its place. */
   holder: string;
   leaseSeconds: number;

@@ -67,6 +67,7 @@ export async function startPipeline(ctx: PipelineContext): Promise<Pipeline> {
     databaseUrl: ctx.databaseUrl,
     log,
     slotName: config.slotName,
+    slotFailover: config.slotFailover,
     holder: processName(),
     leaseSeconds: config.consumerLeaseSeconds,
     batchKeysMax: config.batchKeysMax,

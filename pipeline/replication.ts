@@ -10,7 +10,7 @@ import { type Change, Decoder } from './decode.ts';
 const STOP_TIMEOUT_MS = 2_000;
 
 /** Milliseconds the server may take to accept a connection, and to begin to stream. */
-const CONNECT_TIMEOUT_MS = 10_000;
+export const CONNECT_TIMEOUT_MS = 10_000;
 
 /** Milliseconds of silence before the operating system looks whether the connection is still one. */
 const KEEP_ALIVE_AFTER_MS = 10_000;
@@ -185,76 +185,7 @@ export async function startReplication(options: ReplicationOptions): Promise<Rep
   };
 }
 
-function toStreamError(error: unknown): unknown {
+export function toStreamError(error: unknown): unknown {
   if (error instanceof pg.DatabaseError) return error;
   return new ConnectionLostError('replication connection to PostgreSQL lost', { cause: error });
-}
-
-/** Which history the server is on. */
-export interface SystemIdentity {
-  systemIdentifier: string;
-  timeline: number;
-}
-
-/** What a replication connection of this role finds. */
-export interface ReplicationServer extends SystemIdentity {
-  /** How often the server must hear from the consumer. */
-  statusIntervalMs: number;
-  /** How long it may itself be silent while it streams. */
-  silenceMaxMs: number;
-}
-
-/** `IDENTIFY_SYSTEM`: the cluster and its timeline. Also proves that the role and pg_hba.conf allow replication. */
-export async function identifyServer(url: string): Promise<ReplicationServer> {
-  const client = new pg.Client({
-    connectionString: url,
-    replication: 'database',
-    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
-    query_timeout: CONNECT_TIMEOUT_MS,
-  } as pg.ClientConfig);
-  client.on('error', () => undefined);
-  try {
-    await client.connect();
-    const identity = (await client.query<{ systemid: string; timeline: number }>('IDENTIFY_SYSTEM')).rows[0];
-    // Here, because a role or a database may have a setting of its own.
-    const timeout = (
-      await client.query<{ ms: number }>(
-        `select setting::int as ms from pg_settings where name = 'wal_sender_timeout'`,
-      )
-    ).rows[0];
-    if (identity === undefined || timeout === undefined) throw new Error('IDENTIFY_SYSTEM answered nothing');
-    return {
-      systemIdentifier: identity.systemid,
-      timeline: Number(identity.timeline),
-      ...patience(Number(timeout.ms)),
-    };
-  } catch (error) {
-    throw toStreamError(error);
-  } finally {
-    // Not waited for: it would be for the server.
-    void client.end().catch(() => undefined);
-  }
-}
-
-/** How often the server hears from the consumer at the least; more often where `wal_sender_timeout` is short. */
-const STATUS_INTERVAL_MAX_MS = 5_000;
-
-/** A short timeout is for a quick end of dead clients; our own process may stand still for as long. */
-const SILENCE_MIN_MS = 10_000;
-
-/** A server that never gives up may be silent for long: while it decodes a large transaction that concerns nobody. */
-const SILENCE_MAX_MS = 600_000;
-
-/**
- * Without a sign of life for `wal_sender_timeout` the server closes the connection (0: it never does): four are given
- * within that time. As much is granted to the server, which after half of it interrupts even its longest work to show one.
- */
-function patience(senderTimeoutMs: number): { statusIntervalMs: number; silenceMaxMs: number } {
-  if (senderTimeoutMs === 0) {
-    return { statusIntervalMs: STATUS_INTERVAL_MAX_MS, silenceMaxMs: SILENCE_MAX_MS };
-  }
-  return {
-    statusIntervalMs: Math.min(STATUS_INTERVAL_MAX_MS, Math.max(1, senderTimeoutMs / 4)),
-    silenceMaxMs: Math.max(SILENCE_MIN_MS, senderTimeoutMs),
-  };
 }

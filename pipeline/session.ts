@@ -10,8 +10,9 @@ import { findCaptureFault, noticeSourceChange } from './capture-check.ts';
 import type { BatchReport, ConsumeContext, ConsumerState } from './consume.ts';
 import type { Change } from './decode.ts';
 import { type Batch, DirtySet } from './dirty.ts';
-import { identifyServer, type Replication, startReplication } from './replication.ts';
-import { findSlot, prepareSlot, terminateSlotHolder, throwSlotChanged } from './slot.ts';
+import { type Replication, startReplication } from './replication.ts';
+import { identifyServer } from './replication-server.ts';
+import { prepareSlot, requireSameSlot, terminateSlotHolder, throwSlotChanged } from './slot.ts';
 import { Wakeup } from './wakeup.ts';
 import { writeBatch } from './write-batch.ts';
 
@@ -70,10 +71,15 @@ export class ConsumerSession {
     const onAbort = (): void => this.#wakeup.notify();
     this.#signal.addEventListener('abort', onAbort);
     try {
-      await terminateSlotHolder(this.#ctx.pool, { slotName: this.#ctx.slotName, generation });
+      await terminateSlotHolder(control, { slotName: this.#ctx.slotName, generation });
       await noticeSourceChange(this.#ctx, { generation });
       const server = await identifyServer(this.#ctx.databaseUrl);
-      const startLsn = await prepareSlot(this.#ctx, { generation, system: server, signal: this.#signal });
+      const startLsn = await prepareSlot(this.#ctx, {
+        control,
+        generation,
+        system: server,
+        signal: this.#signal,
+      });
       this.#dirty = new DirtySet(startLsn);
       this.#confirmed = startLsn;
       this.#replication = await startReplication({
@@ -88,7 +94,7 @@ export class ConsumerSession {
         },
       }).catch(throwSlotChanged);
       this.#replication.ended.catch((error: unknown) => this.#fail(error));
-      await this.#requireSameSlot(startLsn);
+      await requireSameSlot(control, { slotName: this.#ctx.slotName, startLsn });
       // By a timer, not only when asked: while reading is paused nobody hears the server ask.
       const { statusIntervalMs } = server;
       timers.push(setInterval(() => void this.#sendStatus({ replyRequested: true }), statusIntervalMs));
@@ -255,17 +261,6 @@ export class ConsumerSession {
     } catch (error) {
       // One renewal may fail; a lease that has run out is somebody else's to take.
       if (performance.now() - this.#renewedAtMs > this.#ctx.leaseSeconds * 1000) this.#fail(error);
-    }
-  }
-
-  /**
-   * The slot that streams must be the one that was judged: had somebody made it anew in between, the server would
-   * silently begin later. It cannot have moved by itself, because nothing has been confirmed yet.
-   */
-  async #requireSameSlot(startLsn: Lsn): Promise<void> {
-    const slot = await findSlot(this.#ctx.pool, this.#ctx.slotName);
-    if (slot === undefined || slot.confirmedLsn > startLsn) {
-      throw new ConnectionLostError('the replication slot was made anew while the stream began');
     }
   }
 

@@ -36,6 +36,7 @@ export type Config = Readonly<{
   logLevel: Settings['LOG_LEVEL'];
   sourceSchema: string;
   slotName: string;
+  slotFailover: boolean;
   pestWindowSeconds: number;
   sensorStaleSeconds: number;
   retentionSeconds: number;
@@ -104,6 +105,7 @@ function toConfig(settings: Settings): Omit<Config, 'crashSetting'> {
     logLevel: settings.LOG_LEVEL,
     sourceSchema: settings.SOURCE_SCHEMA,
     slotName: settings.SLOT_NAME,
+    slotFailover: settings.SLOT_FAILOVER === 'on',
     pestWindowSeconds: settings.PEST_WINDOW_DAYS * DAY_SECONDS,
     sensorStaleSeconds: settings.SENSOR_STALE_MINUTES * MINUTE_SECONDS,
     retentionSeconds: settings.RETENTION_DAYS * DAY_SECONDS,

@@ -154,6 +154,9 @@ export const SETTINGS = {
   SLOT_NAME: identifier('market_sync').describe(
     'Name of the logical replication slot. Unique in the PostgreSQL cluster.',
   ),
+  SLOT_FAILOVER: onOff('on').describe(
+    'Let standbys that synchronise slots carry the slot over (PostgreSQL 17 or later), so that a failover needs no recompute.',
+  ),
   PEST_WINDOW_DAYS: integer(7, { min: 1, max: 365 }).describe('Days a pest detection stays in a snapshot.'),
   SENSOR_STALE_MINUTES: integer(60, { min: 1, max: 525_600 }).describe(
     'Minutes without a reading after which an active sensor counts as silent.',

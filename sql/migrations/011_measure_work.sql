@@ -396,9 +396,8 @@ comment on function market_sync.claim_snapshots is
   'Claims snapshots that are still to be published, with a lease, and answers their content.';
 
 -- Marks versions as confirmed by MongoDB. Never lowers what is marked already.
-drop function market_sync.mark_published(uuid[], int[], bigint[], text[]);
-create function market_sync.mark_published(
-  p_booking_ids uuid[], p_epochs int[], p_revisions bigint[], p_listing_ids text[], p_replied_ms_ago float8 default null)
+create or replace function market_sync.mark_published(
+  p_booking_ids uuid[], p_epochs int[], p_revisions bigint[], p_listing_ids text[])
 returns void
 language plpgsql
 set search_path from current
@@ -406,8 +405,6 @@ as $$
 declare
   v_latencies_ms float8[];
   v_claimed_at timestamptz;
-  v_called_at timestamptz := clock_timestamp();
-  v_publish_interval interval := (select publish_interval from market_sync.settings);
 begin
   perform set_config('synchronous_commit', 'off', true);
   perform from market_sync.snapshot_state where booking_id = any (p_booking_ids) order by booking_id for update;
@@ -417,16 +414,6 @@ begin
   into v_latencies_ms, v_claimed_at
   from market_sync.snapshot_state state where state.booking_id = any (p_booking_ids);
 
-  if exists (select from market_sync.traced) then
-    update market_sync.latency_trace trace
-    set claimed_at = state.claimed_at, replied_at = v_called_at - p_replied_ms_ago * interval '1 millisecond',
-      marked_at = clock_timestamp()
-    from unnest(p_booking_ids, p_epochs, p_revisions) as done (booking_id, epoch, revision)
-    join market_sync.snapshot_state state on state.booking_id = done.booking_id
-    where trace.booking_id = done.booking_id and trace.marked_at is null
-      and (trace.epoch, trace.revision) <= (done.epoch, done.revision);
-  end if;
-
   update market_sync.snapshot_state state
   set published_epoch = case when (done.epoch, done.revision) > (published_epoch, published_revision)
       then done.epoch else published_epoch end,
@@ -435,11 +422,7 @@ begin
     -- A change that came meanwhile came after the claim.
     changed_at = case when (done.epoch, done.revision) < (state.epoch, state.revision) then state.claimed_at end,
     claimed_at = null,
-    claimed_by = null, lease_until = null,
-    -- A change that came meanwhile waits for the end of publish_interval, and not for what failed before.
-    next_attempt_at = case
-      when (done.epoch, done.revision) < (state.epoch, state.revision) then least(state.next_attempt_at, state.sent_at + v_publish_interval)
-      else '-infinity' end,
+    claimed_by = null, lease_until = null, next_attempt_at = '-infinity',
     -- That MongoDB took it says nothing of a recompute that failed: that stays parked, and seen.
     attempts = case when failed_stage = 'reconcile' then attempts else 0 end,
     first_failed_at = case when failed_stage = 'reconcile' then first_failed_at end,

@@ -1,5 +1,5 @@
-import { identifyServer } from '../../pipeline/replication.ts';
-import { judgeContinuity } from '../../pipeline/slot.ts';
+import { identifyServer } from '../../pipeline/replication-server.ts';
+import { judgeContinuity } from '../../pipeline/continuity.ts';
 import type { Config } from '../config.ts';
 import type { ExamineInput, Target } from '../doctor/examination.ts';
 import { CATALOGUE, examine } from '../doctor/examine.ts';

@@ -115,6 +115,14 @@ export async function beginHistory(db: Database, history: NewHistory): Promise<n
   return epoch;
 }
 
+/** The checkpoint goes on on the timeline of a standby that has taken over; MongoDB is then compared once more (D22). */
+export async function followTimeline(
+  db: Database,
+  { generation, timeline }: { generation: number; timeline: number },
+): Promise<void> {
+  await query(db, 'select market_sync.follow_timeline($1, $2)', [generation, timeline]);
+}
+
 /** Counts messages on the change stream that nobody could parse (they are skipped). */
 export async function countMalformed(db: Database, count: number): Promise<void> {
   await query(db, 'update market_sync.checkpoint set malformed_messages = malformed_messages + $1', [count]);

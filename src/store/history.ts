@@ -85,6 +85,11 @@ export async function markHistoryChecked(db: Database, postmasterStartedAt: stri
   ]);
 }
 
+/** Has every listing compared once more: something was published that this history does not know. */
+export async function forgetHistoryCheck(db: Database): Promise<void> {
+  await query(db, 'update market_sync.checkpoint set history_checked_for = null');
+}
+
 async function readEpoch(db: Database): Promise<number> {
   const rows = await query<{ epoch: number }>(db, 'select epoch from market_sync.checkpoint');
   return rows[0]?.epoch ?? 1;

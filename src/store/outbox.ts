@@ -33,23 +33,34 @@ export interface Published {
   epoch: number;
   revision: number;
   listingId: string;
+  /** When its content last changed: tells it from one of the same number that another history made. */
+  updatedAt: string | null;
 }
 
-const MARK = { name: 'mark_published', text: 'select market_sync.mark_published($1, $2, $3, $4, $5)' };
+const MARK = {
+  name: 'mark_published',
+  text: 'select market_sync.mark_published($1, $2, $3, $4, $5, $6) as unknown_ids',
+};
 
-/** Marks versions that MongoDB confirmed `repliedMsAgo` milliseconds ago. What is marked already is never lowered. */
+/**
+ * Marks versions that MongoDB confirmed `repliedMsAgo` milliseconds ago. What is marked already is never lowered. Answers
+ * the bookings of which this database does not know the version, because it was put back, or another has taken over,
+ * since the claim; of these nothing is marked.
+ */
 export async function markPublished(
   db: Database,
   published: Published[],
   { repliedMsAgo }: { repliedMsAgo?: number } = {},
-): Promise<void> {
-  await queryPrepared(db, MARK, [
+): Promise<string[]> {
+  const rows = await queryPrepared<{ unknown_ids: string[] }>(db, MARK, [
     published.map((entry) => entry.bookingId),
     published.map((entry) => entry.epoch),
     published.map((entry) => entry.revision),
     published.map((entry) => entry.listingId),
+    published.map((entry) => entry.updatedAt),
     repliedMsAgo ?? null,
   ]);
+  return rows[0]?.unknown_ids ?? [];
 }
 
 /** Those of these bookings that have a snapshot to publish: what a claim leaves out of them, another publisher holds. */

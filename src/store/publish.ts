@@ -8,9 +8,16 @@ import type { Snapshot } from '../domain/snapshot.ts';
 import { describeError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Market } from '../mongo.ts';
-import { requireKnownVersions } from './history.ts';
+import { forgetHistoryCheck, requireKnownVersions } from './history.ts';
 import { type ListingOutcome, type ListingWrite, writeListings } from './listings.ts';
-import { claimSnapshots, findPublishable, markPublished, recordFailure, releaseClaims } from './outbox.ts';
+import {
+  claimSnapshots,
+  findPublishable,
+  markPublished,
+  type Published,
+  recordFailure,
+  releaseClaims,
+} from './outbox.ts';
 
 export interface PublishContext {
   pool: pg.Pool;
@@ -59,6 +66,8 @@ export type PublishOutcome =
   | { outcome: 'published'; results: PublishResult[] }
   /** MongoDB is not to be had: the claims were given back, nothing is lost, try again later. */
   | { outcome: 'unavailable'; error: unknown; claimed: number };
+
+const OTHER_HISTORY = 'MongoDB has a version of another history; everything is being published again';
 
 const RETRY_BASE_MS = 500;
 const RETRY_CAP_MS = 60_000;
@@ -193,7 +202,7 @@ async function settle(
   ctx: PublishContext,
   { snapshots, outcomes, undone, repliedAtMs }: Reply,
 ): Promise<PublishResult[]> {
-  const published: (PublishResult & { result: 'published'; epoch: number })[] = [];
+  const published: (Published & { result: 'published' })[] = [];
   const failed: PublishResult[] = [];
   const returned: string[] = [];
   for (const [index, outcome] of outcomes.entries()) {
@@ -203,19 +212,17 @@ async function settle(
     }
     if (undone.has(outcome.bookingId)) {
       returned.push(outcome.bookingId);
-      failed.push({
-        bookingId: outcome.bookingId,
-        result: 'failed',
-        error: 'MongoDB has a version of another history; everything is being published again',
-      });
+      failed.push({ bookingId: outcome.bookingId, result: 'failed', error: OTHER_HISTORY });
     } else if (outcome.result !== 'failed') {
-      const { epoch, revision } = snapshot;
+      const { epoch, revision, metadata } = snapshot;
+      const updatedAt = metadata.last_updated;
       published.push({
         bookingId: outcome.bookingId,
         result: 'published',
         listingId: outcome.listingId,
         epoch,
         revision,
+        updatedAt: typeof updatedAt === 'string' ? updatedAt : null,
       });
     } else if (outcome.kind === 'poison') {
       failed.push(await recordPoison(ctx, snapshot, outcome.error));
@@ -224,11 +231,27 @@ async function settle(
     }
   }
   if (published.length > 0) await crashPoint('publisher.written');
-  if (published.length > 0) {
-    await markPublished(ctx.pool, published, { repliedMsAgo: performance.now() - repliedAtMs });
-  }
+  const unknown = published.length > 0 ? await mark(ctx, { published, repliedAtMs }) : new Set<string>();
+  for (const bookingId of unknown) failed.push({ bookingId, result: 'failed', error: OTHER_HISTORY });
+  returned.push(...unknown);
   if (returned.length > 0) await releaseClaims(ctx.pool, { publisher: ctx.publisher, bookingIds: returned });
-  return [...published, ...failed];
+  return [...published.filter(({ bookingId }) => !unknown.has(bookingId)), ...failed];
+}
+
+/**
+ * Marks what MongoDB has confirmed. Answers the bookings whose version this database does not know: it was put back, or
+ * another has taken over, between claim and mark. History is cut for them, now or, should MongoDB fail, once it answers.
+ */
+async function mark(
+  ctx: PublishContext,
+  { published, repliedAtMs }: { published: Published[]; repliedAtMs: number },
+): Promise<Set<string>> {
+  const unknown = await markPublished(ctx.pool, published, { repliedMsAgo: performance.now() - repliedAtMs });
+  if (unknown.length > 0) {
+    await forgetHistoryCheck(ctx.pool);
+    await requireKnownVersions(ctx, unknown);
+  }
+  return new Set(unknown);
 }
 
 async function recordPoison(

@@ -37,6 +37,7 @@ test('without any setting everything has its documented default', () => {
     logLevel: 'info',
     sourceSchema: 'public',
     slotName: 'market_sync',
+    slotFailover: true,
     pestWindowSeconds: 7 * 86_400,
     sensorStaleSeconds: 3_600,
     retentionSeconds: 90 * 86_400,

@@ -12,8 +12,7 @@ export interface CommandLine {
  * Commands that documents speak of and that this branch does not have yet, each with the options it will have: others are
  * building them. Whoever merges must take out what has arrived (a test says so), until this is empty and can go.
  */
-export const PENDING: Record<string, string[]> = {
-};
+export const PENDING: Record<string, string[]> = {};
 
 export const isPending = ({ command, options }: CommandLine): boolean =>
   command in PENDING || options.some((option) => `${command} ${option}` in PENDING);

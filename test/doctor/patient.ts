@@ -1,6 +1,6 @@
 import pg from 'pg';
-import { identifyServer } from '../../pipeline/replication.ts';
-import { judgeContinuity } from '../../pipeline/slot.ts';
+import { identifyServer } from '../../pipeline/replication-server.ts';
+import { judgeContinuity } from '../../pipeline/continuity.ts';
 import type { Check } from '../../src/doctor/check.ts';
 import type { ExamineInput, Target } from '../../src/doctor/examination.ts';
 import { examine, type Report } from '../../src/doctor/examine.ts';

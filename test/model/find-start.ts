@@ -37,12 +37,22 @@ export function findStart(
     () => ({ ...server.checkpoint }),
     (checkpoint) =>
       call(
-        () => server.slot && { confirmedLsn: server.slot.confirmedLsn, lost: server.slot.lost },
-        (slot) => {
-          const verdict = rules.judge(checkpoint, slot, server.system);
+        () => {
+          const { slot, system } = server;
+          if (slot === undefined) return { slot, system };
+          const { confirmedLsn, lost, synced } = slot;
+          return { slot: { confirmedLsn, lost, synced }, system };
+        },
+        ({ slot, system }) => {
+          const verdict = rules.judge(checkpoint, slot, system);
           sim.note(() => `${name} finds: ${verdict.state}`);
-          if (verdict.state === 'continue') start(verdict.startLsn);
-          else begin(verdict.state === 'cut');
+          if (verdict.state !== 'continue') begin(verdict.state === 'cut');
+          else if (checkpoint.timeline === system.timeline) start(verdict.startLsn);
+          else
+            call(
+              () => server.followTimeline(generation),
+              () => start(verdict.startLsn),
+            );
         },
       ),
   );

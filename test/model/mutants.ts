@@ -155,6 +155,12 @@ export const MUTANTS: Record<string, { rules: Partial<Rules>; violates: RegExp }
     },
     violates: /I2: a stream from|in silence/,
   },
+  'takes a slot that was copied for one that a standby was given': {
+    rules: {
+      judge: (checkpoint, slot, system) => RULES.judge(checkpoint, slot && { ...slot, synced: true }, system),
+    },
+    violates: /in silence/,
+  },
   'continues with a slot that is lost': {
     rules: {
       judge: (checkpoint, slot, system) => RULES.judge(checkpoint, slot && { ...slot, lost: false }, system),

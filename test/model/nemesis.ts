@@ -106,7 +106,7 @@ export class Nemesis {
           // A backup of a time that has itself been undone is of no use here.
           if (restored !== this.#restored) return;
           if (kind === 'restore') this.#restore(backup);
-          else this.#failOver(backup, { slotCopied: random.chance(0.5) });
+          else this.#failOver(backup, random.pick(['absent', 'copied', 'synced', 'synced']));
         };
         return [random.next() * 1_500, goBack];
       }
@@ -157,15 +157,33 @@ export class Nemesis {
     if (commitLsn !== undefined && slot.confirmedLsn > commitLsn) watch.historyCut();
   }
 
-  /** Another server takes over, and what was committed since a while ago never happened. */
-  #failOver(backup: Backup, { slotCopied }: { slotCopied: boolean }): void {
+  /**
+   * Another server takes over, and what was committed since a while ago never happened. It has the slot of the server
+   * before it when that was synchronised, lately or a while ago; a copy of its file, or another one, is not to be trusted.
+   */
+  #failOver(backup: Backup, slot: 'absent' | 'copied' | 'synced'): void {
     const { sim, server, watch } = this.#world;
-    sim.note(() => `a failover loses the last transactions${slotCopied ? ', and keeps the slot' : ''}`);
+    sim.note(() => `a failover loses the last transactions, slot ${slot}`);
+    const { timeline } = server.system;
+    const newestLsn = server.slot?.confirmedLsn;
     this.#goBack(backup);
     server.wal.truncate(backup.wal);
-    server.system = { ...server.system, timeline: server.system.timeline + 1 };
-    server.slot = slotCopied && backup.slotLsn !== undefined ? new ModelSlot(backup.slotLsn) : undefined;
-    watch.historyCut();
+    server.system = {
+      ...server.system,
+      timeline: timeline + 1,
+      parent: { timeline, leftAtLsn: backup.wal.end },
+    };
+    // A standby takes no position of a slot that it has not the WAL for.
+    const lately = slot === 'synced' && newestLsn !== undefined && newestLsn <= backup.wal.end;
+    const slotLsn = lately ? newestLsn : backup.slotLsn;
+    server.slot = slot === 'absent' || slotLsn === undefined ? undefined : new ModelSlot(slotLsn);
+    if (slot !== 'synced' || server.slot === undefined) {
+      watch.historyCut();
+      return;
+    }
+    server.slot.synced = true;
+    // Nothing is missing on its stream. What MongoDB has seen and this server has not, the comparison finds.
+    sim.after(sim.latencyMs() * 50, () => server.cutHistory());
   }
 
   #goBack(backup: Backup): void {

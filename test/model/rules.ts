@@ -1,5 +1,5 @@
+import { judgeContinuity } from '../../pipeline/continuity.ts';
 import { type Batch, DirtySet } from '../../pipeline/dirty.ts';
-import { judgeContinuity } from '../../pipeline/slot.ts';
 import type { Lsn } from '../../src/lsn.ts';
 
 /** What a consumer goes by. A schedule runs with the real ones; test/model/mutants.test.ts breaks one at a time. */

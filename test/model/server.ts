@@ -1,5 +1,5 @@
 import pg from 'pg';
-import type { SystemIdentity } from '../../pipeline/replication.ts';
+import type { SystemIdentity } from '../../pipeline/replication-server.ts';
 import type { Lsn } from '../../src/lsn.ts';
 import { ConnectionLostError } from '../../src/postgres.ts';
 import { acquire, type Lease, release, renew } from './lease.ts';
@@ -62,7 +62,7 @@ export class Server {
   };
   lease: Lease = { generation: 0, holder: undefined, leaseUntilMs: undefined, updatedAtMs: 0 };
   resync: Resync | undefined;
-  system: SystemIdentity = { systemIdentifier: 'cluster', timeline: 1 };
+  system: SystemIdentity = { systemIdentifier: 'cluster', timeline: 1, parent: undefined };
   /** Changes with every crash: connections end with it. */
   incarnation = 0;
   #upAtMs = 0;
@@ -135,14 +135,22 @@ export class Server {
       throw FENCED;
     }
     const { epoch } = this.checkpoint;
+    const { systemIdentifier, timeline } = this.system;
     this.checkpoint = {
-      ...this.system,
+      systemIdentifier,
+      timeline,
       commitLsn: lsn,
       epoch: Math.max(epoch + (cut ? 1 : 0), this.#watch.epochMax + 1),
     };
     this.lease.updatedAtMs = this.#sim.nowMs;
     this.#requestResync(this.wal.commits.length);
     this.#watch.historyBegun();
+  }
+
+  /** The checkpoint goes on on the timeline of a standby that has taken over. */
+  followTimeline(generation: number): void {
+    if (generation !== this.lease.generation) throw FENCED;
+    this.checkpoint.timeline = this.system.timeline;
   }
 
   /** Somebody beside the consumer has found listings of another history: what it streams is this one. */

@@ -12,6 +12,8 @@ export class ModelSlot {
   confirmedLsn: Lsn;
   durableLsn: Lsn;
   lost = false;
+  /** A standby was given it by the server that it stood by. */
+  synced = false;
   stream: Stream | undefined;
 
   constructor(lsn: Lsn) {

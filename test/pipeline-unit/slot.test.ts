@@ -1,10 +1,16 @@
 import { expect, test } from 'vitest';
-import { judgeContinuity, requireOwnSlot, type Slot } from '../../pipeline/slot.ts';
+import { judgeContinuity } from '../../pipeline/continuity.ts';
+import { parseTimelineHistory } from '../../pipeline/replication-server.ts';
+import { requireOwnSlot, type Slot } from '../../pipeline/slot.ts';
 import { EnvironmentError } from '../../src/errors.ts';
 
-const SYSTEM = { systemIdentifier: '7301', timeline: 3 };
-const CHECKPOINT = { ...SYSTEM, commitLsn: 1_000n };
-const SLOT = { confirmedLsn: 1_000n, lost: false };
+const SYSTEM = { systemIdentifier: '7301', timeline: 3, parent: { timeline: 2, leftAtLsn: 700n } };
+const CHECKPOINT = { systemIdentifier: '7301', timeline: 3, commitLsn: 1_000n };
+const SLOT = { confirmedLsn: 1_000n, lost: false, synced: false };
+
+/** A standby that has taken over, with the slot that it was given. */
+const PROMOTED = { ...SYSTEM, timeline: 4, parent: { timeline: 3, leftAtLsn: 1_000n } };
+const SYNCED = { ...SLOT, synced: true };
 
 test.each<[what: string, slot: typeof SLOT]>([
   ['at the checkpoint', SLOT],
@@ -13,6 +19,20 @@ test.each<[what: string, slot: typeof SLOT]>([
 ])('D6: a slot %s goes on from the checkpoint', (_, slot) => {
   expect(judgeContinuity(CHECKPOINT, slot, SYSTEM)).toEqual({ state: 'continue', startLsn: 1_000n });
 });
+
+test.each<[what: string, found: Parameters<typeof judgeContinuity>]>([
+  ['at the checkpoint', [CHECKPOINT, SYNCED, PROMOTED]],
+  ['behind the checkpoint', [CHECKPOINT, { ...SYNCED, confirmedLsn: 1n }, PROMOTED]],
+  [
+    'that left the timeline of the checkpoint beyond it',
+    [CHECKPOINT, SYNCED, { ...PROMOTED, parent: { timeline: 3, leftAtLsn: 9_000n } }],
+  ],
+])(
+  'D6: a standby that has taken over goes on from the checkpoint with the slot that it was given, %s',
+  (_, found) => {
+    expect(judgeContinuity(...found)).toEqual({ state: 'continue', startLsn: 1_000n });
+  },
+);
 
 test('the first start begins, whatever slot is there', () => {
   const checkpoint = { commitLsn: undefined, systemIdentifier: undefined, timeline: undefined };
@@ -29,12 +49,52 @@ test.each<[what: string, found: Parameters<typeof judgeContinuity>, reason: RegE
     [CHECKPOINT, { ...SLOT, confirmedLsn: 1_001n }, SYSTEM],
     /slot \(0\/3E9\) is ahead of the checkpoint \(0\/3E8\)/,
   ],
+  ['a failover without the slot', [CHECKPOINT, undefined, PROMOTED], /slot is gone/],
   [
-    'a later timeline, after a failover',
-    [CHECKPOINT, SLOT, { ...SYSTEM, timeline: 4 }],
-    /timeline 3, .* on 4/,
+    'a failover with a slot whose WAL was removed',
+    [CHECKPOINT, { ...SYNCED, lost: true }, PROMOTED],
+    /slot is lost/,
   ],
-  ['an earlier timeline', [CHECKPOINT, SLOT, { ...SYSTEM, timeline: 2 }], /timeline 3, .* on 2/],
+  [
+    'a failover with a slot that is ahead of the checkpoint',
+    [CHECKPOINT, { ...SYNCED, confirmedLsn: 1_001n }, PROMOTED],
+    /slot \(0\/3E9\) is ahead of the checkpoint/,
+  ],
+  [
+    'a new timeline, and a slot that was copied or made by hand',
+    [CHECKPOINT, SLOT, PROMOTED],
+    /timeline 3, .* on 4, .* did not come along/,
+  ],
+  [
+    'a timeline that left ours one byte before the checkpoint',
+    [CHECKPOINT, SYNCED, { ...PROMOTED, parent: { timeline: 3, leftAtLsn: 999n } }],
+    /left timeline 3 at 0\/3E7, before the checkpoint \(0\/3E8\)/,
+  ],
+  [
+    'a later timeline that left before ours began',
+    [CHECKPOINT, SYNCED, { ...PROMOTED, parent: { timeline: 2, leftAtLsn: 9_000n } }],
+    /timeline 3, .* on 4, which does not come right from there/,
+  ],
+  [
+    'the second failover in a row',
+    [CHECKPOINT, SYNCED, { ...PROMOTED, timeline: 5, parent: { timeline: 4, leftAtLsn: 9_000n } }],
+    /timeline 3, .* on 5, which does not come right from there/,
+  ],
+  [
+    'a timeline of which nobody knows where it comes from',
+    [CHECKPOINT, SYNCED, { ...PROMOTED, parent: undefined }],
+    /does not come right from there/,
+  ],
+  [
+    'an earlier timeline',
+    [CHECKPOINT, SYNCED, { ...SYSTEM, timeline: 2, parent: { timeline: 1, leftAtLsn: 300n } }],
+    /timeline 3, .* on 2/,
+  ],
+  [
+    'a checkpoint that says a position but no timeline',
+    [{ ...CHECKPOINT, timeline: undefined }, SYNCED, PROMOTED],
+    /does not come right from there/,
+  ],
   [
     'another cluster',
     [CHECKPOINT, SLOT, { ...SYSTEM, systemIdentifier: '7302' }],
@@ -59,6 +119,8 @@ const FOUND: Slot = {
   active: false,
   activePid: undefined,
   lost: false,
+  synced: false,
+  failover: true,
   plugin: 'pgoutput',
   database: 'storage_guard',
 };
@@ -76,4 +138,11 @@ test('a slot of this name that is of another database or plugin is refused, with
       /^SLOT_NAME=market_sync: .*Choose another SLOT_NAME/,
     );
   }
+});
+
+test('the last line of a timeline history says where the timeline before was left', () => {
+  const history =
+    '1\t0/3000158\tno recovery target specified\n\n# a comment, 7\t0/1\n2\tAB/5000\tat restore point "5\t0/6"\n';
+  expect(parseTimelineHistory(history)).toEqual({ timeline: 2, leftAtLsn: 0xab00005000n });
+  expect(parseTimelineHistory('')).toBeUndefined();
 });

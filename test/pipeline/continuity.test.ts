@@ -1,5 +1,7 @@
 import { ObjectId } from 'mongodb';
 import { test as base, describe, expect } from 'vitest';
+import { alterSlotFailover } from '../../pipeline/replication-server.ts';
+import { findSlot } from '../../pipeline/slot.ts';
 import { readCheckpoint } from '../../src/store/checkpoint.ts';
 import { insertBooking, setQuantity } from '../support/application.ts';
 import { startCluster } from '../support/cluster.ts';
@@ -115,6 +117,33 @@ describe.concurrent('row 12', () => {
     expect(pipeline.consumer.state).toBe('active');
   });
 
+  test('a slot that is dropped and made again at once while streaming is not taken for the one that was', async ({
+    scene,
+  }) => {
+    const pipeline = await scene.start();
+    const { slotName } = scene.config;
+    const lost = await lose(scene, async () => {
+      // In one statement, before its consumer comes back; again, should that have been quicker.
+      await until('the slot is another one', () =>
+        scene.database.pool
+          .query(
+            `select pg_terminate_backend(active_pid, 5000) from pg_replication_slots where slot_name = '${slotName}' and active;
+             select pg_drop_replication_slot('${slotName}');`,
+          )
+          .then(() =>
+            scene.database.pool.query(`select pg_create_logical_replication_slot('${slotName}', 'pgoutput')`),
+          )
+          .then(
+            () => true,
+            () => false,
+          ),
+      );
+    });
+    await changeUnseen(scene, lost);
+    await expectNewHistory(scene, lost, /^the replication slot (is gone|\(.*\) is ahead of the checkpoint)/);
+    expect(pipeline.consumer.state).toBe('active');
+  });
+
   test('a slot that is dropped between being judged and streaming ends no process: it is judged anew', async ({
     scene,
     onTestFinished,
@@ -191,7 +220,11 @@ describe.concurrent('row 13', () => {
 
   test.for([
     ['another cluster', `system_identifier = '1'`, /^the checkpoint belongs to another PostgreSQL cluster$/],
-    ['another timeline', 'timeline = 99', /^the checkpoint belongs to timeline 99, the server is on 1$/],
+    [
+      'another timeline',
+      'timeline = 99',
+      /^the checkpoint belongs to timeline 99, the server is on 1, which does not come right from there$/,
+    ],
   ] as const)('a checkpoint of %s', async ([, change, reason], { scene }) => {
     const pipeline = await scene.start();
     const lost = await lose(scene, () => pipeline.stop());
@@ -223,6 +256,31 @@ describe.concurrent('row 13', () => {
     expect((await readCheckpoint(pool)).epoch).toBe(1);
     expect(batches.every((bookings) => bookings <= 2)).toBe(true);
   });
+});
+
+test.concurrent('row 13: a slot that standbys do not carry over becomes one that they do, in the same epoch', async ({
+  scene,
+}) => {
+  const { slotName } = scene.config;
+  const failover = async (): Promise<boolean | undefined> =>
+    (await findSlot(scene.database.pool, slotName))?.failover;
+  const pipeline = await scene.start();
+  if ((await failover()) === undefined) return; // Before PostgreSQL 17 there is no such thing.
+  expect(await failover()).toBe(true);
+  await pipeline.stop();
+  // As one that was made before PostgreSQL 17.
+  await alterSlotFailover(scene.database.url, { slotName, failover: false });
+  expect(await failover()).toBe(false);
+  await scene.start();
+  expect(await failover()).toBe(true);
+  expect((await readCheckpoint(scene.database.pool)).epoch).toBe(1);
+});
+
+test.concurrent('SLOT_FAILOVER=off: the slot stays on its server', async ({ onTestFinished }) => {
+  const scene = await createScene({ settings: { SLOT_FAILOVER: 'off' } });
+  onTestFinished(() => scene.stop());
+  await scene.start();
+  expect((await findSlot(scene.database.pool, scene.config.slotName))?.failover ?? false).toBe(false);
 });
 
 test.concurrent("a slot of that name that is somebody else's is left alone, and said so", async ({

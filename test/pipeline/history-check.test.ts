@@ -20,21 +20,22 @@ beforeEach(async () => {
 
 afterAll(() => scene?.stop());
 
+const publisher = (market: Market = scene.market.market) => ({
+  pool: scene.database.pool,
+  market,
+  log: testLog(),
+  publisher: 'a test',
+  leaseSeconds: 60,
+  attemptsMax: 5,
+  random: Math.random,
+});
+
 async function publishBookings(count: number): Promise<string[]> {
   const { pool } = scene.database;
   const bookingIds: string[] = [];
   for (let index = 0; index < count; index += 1) bookingIds.push(await insertBooking(pool));
   await reconcileBookings(pool, { bookingIds, now: undefined });
-  const publisher = {
-    pool,
-    market: scene.market.market,
-    log: testLog(),
-    publisher: 'a test',
-    leaseSeconds: 60,
-    attemptsMax: 5,
-    random: Math.random,
-  };
-  expect(await publishBatch(publisher, { limit: count })).toMatchObject({ outcome: 'published' });
+  expect(await publishBatch(publisher(), { limit: count })).toMatchObject({ outcome: 'published' });
   return bookingIds;
 }
 
@@ -112,6 +113,55 @@ test('row 13: of several processes that find the same, one cuts history', async 
   expect(verdicts.toSorted()).toEqual([false, false, true]);
   expect((await readCheckpoint(pool)).epoch).toBe(2);
 });
+
+test.each([
+  ['a version that it has not made', 'revision = revision - 1, epoch = epoch'],
+  [
+    'another one of that number',
+    `metadata = jsonb_set(metadata, '{last_updated}', '"2026-01-01T00:00:00.000Z"')`,
+  ],
+])(
+  'row 13: a publisher that learns only afterwards that the database was put back, and knows %s, marks nothing and cuts history',
+  async (_, restored) => {
+    const { pool } = scene.database;
+    const [bookingId = ''] = await publishBookings(2);
+    await pool.query('update storage_bookings set quantity_kg = 5 where id = $1', [bookingId]);
+    await reconcileBookings(pool, { bookingIds: [bookingId], now: undefined });
+    const { market } = scene.market;
+    let writes = 0;
+    // Between MongoDB's answer and the mark.
+    const listings = new Proxy(market.listings, {
+      get: (target, name) => {
+        if (name !== 'bulkWrite') return Reflect.get(target, name, target);
+        return async (...args: Parameters<typeof target.bulkWrite>) => {
+          const reply = await target.bulkWrite(...args);
+          writes += 1;
+          await pool.query(`update market_inventory_snapshots set ${restored} where booking_id = $1`, [
+            bookingId,
+          ]);
+          await pool.query(
+            `update market_sync.snapshot_state state set revision = s.revision, published_revision = 1
+           from market_inventory_snapshots s where s.booking_id = state.booking_id and s.booking_id = $1`,
+            [bookingId],
+          );
+          return reply;
+        };
+      },
+    });
+    const late = publisher({ ...market, listings: listings as Market['listings'] });
+    expect(await publishBatch(late, { limit: 10 })).toMatchObject({
+      outcome: 'published',
+      results: [{ bookingId, result: 'failed' }],
+    });
+    expect(writes).toBe(1);
+    expect((await readCheckpoint(pool)).epoch).toBe(2);
+    const { rows } = await pool.query(
+      'select published_revision, claimed_by from market_sync.snapshot_state where booking_id = $1',
+      [bookingId],
+    );
+    expect(rows).toEqual([{ published_revision: 1, claimed_by: null }]);
+  },
+);
 
 test('a listing that cleanup deletes while history is checked is no sign of another history', async () => {
   const [bookingId = ''] = await publishBookings(1);

@@ -15,22 +15,32 @@ async function book(pool: TestDatabase['pool']): Promise<string> {
   return rows[0]?.id ?? '';
 }
 
-test('I2, row 12: a publication dropped while streaming stops the consumer within 10 s and leads to a resync', async () => {
-  const running = await startTestPipeline();
-  try {
-    const droppedAt = performance.now();
-    await running.database.pool.query('drop publication market_sync');
-    await expect(running.pipeline.failed).rejects.toThrow(/publication market_sync/);
-    expect(performance.now() - droppedAt).toBeLessThan(10_000);
-    await running.pipeline.stop().catch(() => undefined);
-    const { rows } = await running.database.pool.query(
-      `select reason from market_sync.resync where finished_at is null or reason = 'capture was incomplete'`,
-    );
-    expect(rows).toEqual([{ reason: 'capture was incomplete' }]);
-  } finally {
-    await running.stop().catch(() => undefined);
-  }
-});
+test.each([
+  ['dropped', 'drop publication market_sync', /publication market_sync/],
+  [
+    'altered, so that it has no bookings any more,',
+    'alter publication market_sync drop table storage_bookings',
+    /publication market_sync/,
+  ],
+])(
+  'I2, row 12: a publication %s while streaming stops the consumer within 10 s and leads to a resync',
+  async (_, change, message) => {
+    const running = await startTestPipeline();
+    try {
+      const droppedAt = performance.now();
+      await running.database.pool.query(change);
+      await expect(running.pipeline.failed).rejects.toThrow(message);
+      expect(performance.now() - droppedAt).toBeLessThan(10_000);
+      await running.pipeline.stop().catch(() => undefined);
+      const { rows } = await running.database.pool.query(
+        `select reason from market_sync.resync where finished_at is null or reason = 'capture was incomplete'`,
+      );
+      expect(rows).toEqual([{ reason: 'capture was incomplete' }]);
+    } finally {
+      await running.stop().catch(() => undefined);
+    }
+  },
+);
 
 test('I1: a snapshot that another system inserted is taken over when its booking is next computed', async () => {
   const database = await createDatabase({ template: 'migrated' });

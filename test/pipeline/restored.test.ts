@@ -1,10 +1,9 @@
-import { execFile } from 'node:child_process';
-import { rm } from 'node:fs/promises';
-import { promisify } from 'node:util';
+import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { readCheckpoint } from '../../src/store/checkpoint.ts';
 import { processName } from '../../src/store/publish.ts';
 import { insertBooking, setQuantity } from '../support/application.ts';
+import { copyDirectory, copyRunning, putBack, writeOwned } from '../support/base-backup.ts';
 import { startCluster, type TestCluster } from '../support/cluster.ts';
 import { recordLog } from '../support/log-recorder.ts';
 import { until } from '../support/pipeline.ts';
@@ -33,14 +32,13 @@ const copyOf = (dataDir: string): string => `${dataDir}-copy`;
 /** A cold copy: PostgreSQL is shut down in order, copied, and started again. */
 async function copyCluster(): Promise<void> {
   await cluster.kill('SIGINT');
-  await promisify(execFile)('cp', ['-a', cluster.dataDir, copyOf(cluster.dataDir)]);
+  await copyDirectory(cluster.dataDir, copyOf(cluster.dataDir));
   await cluster.start();
 }
 
 async function putCopyBack(): Promise<void> {
   await cluster.kill('SIGINT');
-  await rm(cluster.dataDir, { recursive: true });
-  await promisify(execFile)('mv', [copyOf(cluster.dataDir), cluster.dataDir]);
+  await putBack(copyOf(cluster.dataDir), cluster.dataDir);
   await cluster.start();
 }
 
@@ -105,6 +103,95 @@ test('row 13: an older copy of the whole cluster put back is noticed at once, an
   await setQuantity(pool, changed, 4);
   await scene.settle();
   expect(await scene.listing(changed)).toMatchObject({ quantity_kg: 4, epoch: 2 });
+});
+
+/** Two bookings of a pipeline that lives on while `copy` is made, what follows is lost, and `putItBack` brings the copy back. */
+async function liveThrough({
+  copy,
+  putItBack,
+}: {
+  copy: () => Promise<void>;
+  putItBack: () => Promise<void>;
+}): Promise<void> {
+  const { pool } = scene.database;
+  const pipeline = await scene.start();
+  const [changed, deleted] = [
+    await insertBooking(pool, { quantityKg: 1 }),
+    await insertBooking(pool, { quantityKg: 1 }),
+  ];
+  await scene.settle();
+  await untilHistoryChecked();
+  const { epoch } = await readCheckpoint(pool);
+  await copy();
+  await setQuantity(pool, changed, 2);
+  await pool.query('delete from storage_bookings where id = $1', [deleted]);
+  const later = await insertBooking(pool);
+  await scene.settle();
+  expect(await scene.listing(later)).toMatchObject({ status: 'published' });
+
+  await putItBack();
+  await until('a new epoch begins', async () => (await readCheckpoint(pool)).epoch === epoch + 1);
+  await scene.settle();
+  await scene.expectConverged();
+  expect(await scene.listing(changed)).toMatchObject({ quantity_kg: 1, epoch: epoch + 1 });
+  expect(await scene.listing(deleted)).toMatchObject({ status: 'published', epoch: epoch + 1 });
+  expect(await scene.listing(later)).toBeUndefined();
+  // Writes are accepted again, by the process that lived through it.
+  await setQuantity(pool, changed, 4);
+  await scene.settle();
+  expect(await scene.listing(changed)).toMatchObject({ quantity_kg: 4, epoch: epoch + 1 });
+  expect(pipeline.consumer.state).toBe('active');
+}
+
+test('row 13: a base backup, which has no slots, put back under a pipeline that lives on', async () => {
+  await liveThrough({
+    copy: () => copyRunning(cluster, copyOf(cluster.dataDir)),
+    putItBack: putCopyBack,
+  });
+  expect((await reasons()).at(-1)).toBe('the replication slot is gone');
+});
+
+test('row 13: a copy that was made of the running server, slots and all, put back under a pipeline that lives on', async () => {
+  await liveThrough({
+    copy: () => copyRunning(cluster, copyOf(cluster.dataDir), { slots: true }),
+    putItBack: putCopyBack,
+  });
+  // Its slot may have been copied at a later position than its checkpoint.
+  expect((await reasons()).at(-1)).toMatch(
+    /^(MongoDB has listings of another history|the replication slot .* is ahead)/,
+  );
+});
+
+test('row 13: a recovery to a point in time, on a new timeline with a slot of that name, under a pipeline that lives on', async () => {
+  const archive = `${cluster.dataDir}-archive`;
+  await liveThrough({
+    copy: async () => {
+      await copyRunning(cluster, copyOf(cluster.dataDir), { slots: true });
+      await scene.database.pool.query(`select pg_create_restore_point('before'), pg_switch_wal()`);
+    },
+    putItBack: async () => {
+      await cluster.kill('SIGINT');
+      await copyDirectory(join(cluster.dataDir, 'pg_wal'), archive);
+      const copy = copyOf(cluster.dataDir);
+      await writeOwned(
+        cluster,
+        join(copy, 'postgresql.auto.conf'),
+        `restore_command = 'cp "${archive}/%f" "%p"'\nrecovery_target_name = 'before'\nrecovery_target_action = 'promote'\n`,
+      );
+      await writeOwned(cluster, join(copy, 'recovery.signal'), '');
+      await putBack(copy, cluster.dataDir);
+      await cluster.start();
+      await until('the recovery has ended', () =>
+        scene.database.pool.query<{ ended: boolean }>('select not pg_is_in_recovery() as ended').then(
+          ({ rows }) => rows[0]?.ended === true,
+          () => false,
+        ),
+      );
+    },
+  });
+  expect((await reasons()).at(-1)).toMatch(
+    /^(the checkpoint belongs to timeline 1, the server is on 2|the replication slot is lost)/,
+  );
 });
 
 test('row 4: PostgreSQL killed and back is not taken for an older copy', async () => {

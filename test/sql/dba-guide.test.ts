@@ -478,6 +478,18 @@ const CHECKS: Record<string, Check> = {
       });
     },
   },
+  'is the slot on the standby': {
+    role: SUPERUSER,
+    does: async ({ results: [rows] }) => {
+      expect(rows).toContainEqual({
+        slot_name: scene.config.slotName,
+        failover: true,
+        synced: false,
+        kept: true,
+        valid: true,
+      });
+    },
+  },
   'drop the slot': {
     role: SUPERUSER,
     before: async () => {

@@ -47,6 +47,7 @@ const FUNCTIONS: Record<string, string> = {
   'acquire_consumer(text,text,interval)': 'consumer',
   'renew_consumer(bigint,interval,timestamp with time zone)': 'consumer',
   'release_consumer(bigint)': 'consumer',
+  'follow_timeline(bigint,integer)': 'consumer',
   'begin_history(bigint,text,text,integer,pg_lsn,boolean,integer,text)': 'consumer',
   'reconcile_batch(bigint,pg_lsn,bigint[],uuid[],uuid[],uuid[],uuid[],uuid[],integer,interval,timestamp with time zone,text,timestamp with time zone,double precision)':
     'consumer',
@@ -68,7 +69,7 @@ const FUNCTIONS: Record<string, string> = {
   'is_paused()': 'consumer publisher api',
   'release_claims(text,uuid[])': 'consumer publisher api',
   'claim_snapshots(text,interval,integer,uuid[],text)': 'publisher api',
-  'mark_published(uuid[],integer[],bigint[],text[],double precision)': 'publisher api',
+  'mark_published(uuid[],integer[],bigint[],text[],text[],double precision)': 'publisher api',
   'live_work()': 'consumer',
   'count_grown_tables()': 'consumer',
   'record_failure(uuid,text,interval,integer,integer,bigint)': 'publisher api',
@@ -145,7 +146,7 @@ const RELATIONS: Record<string, Privileges> = {
   checkpoint: {
     consumer: 'select, update (malformed_messages)',
     publisher: 'select, update (history_checked_for)',
-    api: 'select',
+    api: 'select, update (history_checked_for)',
   },
   drift_check: { publisher: 'insert' },
   finding: { consumer: 'select, insert, update, delete' },

@@ -414,7 +414,9 @@ test('I7: that MongoDB took a listing does not make a failed recompute forgotten
     });
     if (snapshot === undefined) throw new Error('nothing was claimed');
     const { epoch, revision } = snapshot;
-    await markPublished(pool, [{ bookingId, epoch, revision, listingId: '665f1c2ab7e4c81d2f9a3c1f' }]);
+    await markPublished(pool, [
+      { bookingId, epoch, revision, listingId: '665f1c2ab7e4c81d2f9a3c1f', updatedAt: null },
+    ]);
   };
   await publishNow(pool, [bookingId]);
   await publish();
@@ -483,7 +485,9 @@ test('a change that comes while an older version is written keeps its age', asyn
   await reconcileBookings(pool, { bookingIds: [bookingId], now: undefined, committedAt: new Date() });
   if (snapshot === undefined) throw new Error('nothing was claimed');
   const { epoch, revision } = snapshot;
-  await markPublished(pool, [{ bookingId, epoch, revision, listingId: '665f1c2ab7e4c81d2f9a3c1f' }]);
+  await markPublished(pool, [
+    { bookingId, epoch, revision, listingId: '665f1c2ab7e4c81d2f9a3c1f', updatedAt: null },
+  ]);
   const rows = await query<{ known: boolean }>(
     pool,
     `select changed_at > clock_timestamp() - interval '1 minute' as known from market_sync.snapshot_state where booking_id = $1`,

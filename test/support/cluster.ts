@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { findServerAccount } from '../../src/embedded/account.ts';
+import { type Account, findServerAccount } from '../../src/embedded/account.ts';
 import { provideBinaries } from '../../src/embedded/binaries.ts';
 import { findFreePort } from '../../src/embedded/ports.ts';
 import { SHARED_HOME } from '../../src/embedded/postgres.ts';
@@ -29,6 +29,8 @@ export type TestCluster = {
   stop(): Promise<void>;
   dataDir: string;
   logFile: string;
+  /** Who the server runs as, and its files belong to; undefined for this process' own user. */
+  account: Account | undefined;
 };
 
 /**
@@ -39,6 +41,17 @@ export type TestCluster = {
 export async function startCluster(
   options: { fsync?: boolean; parameters?: Readonly<Record<string, string>> } = {},
 ): Promise<TestCluster> {
+  const fsync = options.fsync ?? true;
+  return startClusterOn({ fsync: fsync ? 'on' : 'off', ...options.parameters }, (place) =>
+    initialiseCluster(place, { password: PASSWORD, durable: false }),
+  );
+}
+
+/** A cluster whose data directory `prepare` makes, by initdb or as a copy of another's, before its server starts. */
+export async function startClusterOn(
+  parameters: Readonly<Record<string, string>>,
+  prepare: (place: ServerPlace) => Promise<void>,
+): Promise<TestCluster> {
   const account = await findServerAccount();
   const binaries = await provideBinaries({
     account,
@@ -46,7 +59,6 @@ export async function startCluster(
     log: createLogger('silent'),
   });
   const directory = await createClusterDirectory(account);
-  const fsync = options.fsync ?? true;
   const place: ServerPlace = {
     binaries,
     account,
@@ -62,15 +74,21 @@ export async function startCluster(
         max_replication_slots: '64',
         max_wal_senders: '64',
         max_connections: '300',
-        fsync: fsync ? 'on' : 'off',
-        ...options.parameters,
+        ...parameters,
       },
     });
-  await initialiseCluster(place, { password: PASSWORD, durable: false });
-  let server: RunningServer | undefined = await launch();
+  let server: RunningServer | undefined;
+  try {
+    await prepare(place);
+    server = await launch();
+  } catch (error) {
+    await directory.remove();
+    throw error;
+  }
 
   return {
     url: (database = 'postgres') => `postgresql://${SUPERUSER}:${PASSWORD}@127.0.0.1:${port}/${database}`,
+    account,
     dataDir: place.dataDir,
     logFile: place.logFile,
     pid() {

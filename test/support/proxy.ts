@@ -30,11 +30,13 @@ export interface FaultProxy {
   flap(times: number, requestsBetween?: number): Promise<void>;
   /** Passes everything again, on the same port. What was swallowed or held is lost, with the connections it was on. */
   heal(): Promise<void>;
+  /** New connections go to this server from now on; those that there are stay. */
+  retarget(url: string): void;
   stop(): Promise<void>;
 }
 
 export async function startProxy(targetUrl: string): Promise<FaultProxy> {
-  const target = new URL(targetUrl);
+  let target = new URL(targetUrl);
   const network = new Network();
   // Half-open, because an end is carried like what was sent before it: late, slowly, or never.
   const server = createServer({ allowHalfOpen: true }, (client) => {
@@ -89,6 +91,9 @@ export async function startProxy(targetUrl: string): Promise<FaultProxy> {
     heal: () => {
       flapping.end();
       return inTurn(dieAndReturn);
+    },
+    retarget: (next) => {
+      target = new URL(next);
     },
     stop: dieForGood,
   };
