@@ -50,9 +50,16 @@ export interface PostgresContext {
   replication: ReplicationProbe;
 }
 
+/** Which cluster a replication connection reaches, and the timeline that its own comes from. */
+export interface ClusterIdentity {
+  systemIdentifier: string;
+  timeline: number;
+  parent: { timeline: number; leftAtLsn: bigint } | undefined;
+}
+
 /** What a replication connection says, and how slot and checkpoint are judged: the pipeline's own code, handed in. */
 export interface ReplicationProbe {
-  identify: (url: string) => Promise<{ systemIdentifier: string; timeline: number }>;
+  identify: (url: string) => Promise<ClusterIdentity>;
   /** Why history would be cut at the next start; undefined when it goes on, or begins. */
   findCut: (
     checkpoint: {
@@ -60,8 +67,8 @@ export interface ReplicationProbe {
       systemIdentifier: string | undefined;
       timeline: number | undefined;
     },
-    slot: { confirmedLsn: bigint; lost: boolean } | undefined,
-    system: { systemIdentifier: string; timeline: number },
+    slot: { confirmedLsn: bigint; lost: boolean; synced: boolean } | undefined,
+    system: ClusterIdentity,
   ) => string | undefined;
 }
 

@@ -4,7 +4,7 @@ import { parseLsn } from '../lsn.ts';
 import { query } from '../postgres.ts';
 import { readCheckpoint } from '../store/checkpoint.ts';
 import { type CheckDefinition, failure, formatBytes, ok, skipped, warning } from './check.ts';
-import type { PostgresContext } from './postgres-context.ts';
+import type { ClusterIdentity, PostgresContext } from './postgres-context.ts';
 
 type Look = CheckDefinition<PostgresContext>['look'];
 
@@ -18,6 +18,7 @@ interface Slot {
   active: boolean;
   wal_status: string | null;
   confirmed_lsn: string;
+  synced: boolean;
   retained_bytes: number | null;
   safe_bytes: number | null;
   kept_bytes: number;
@@ -29,9 +30,11 @@ async function findSlot(db: pg.ClientBase, slotName: string): Promise<Slot | und
     db,
     `select coalesce(plugin::text, '(physical)') as plugin, database::text, active, wal_status,
        coalesce(confirmed_flush_lsn, '0/0')::text as confirmed_lsn,
+       -- By way of JSON, because PostgreSQL before 17 has no such column.
+       coalesce((to_jsonb(s) ->> 'synced')::boolean, false) as synced,
        pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::float8 as retained_bytes, safe_wal_size::float8 as safe_bytes,
        (select max(setting::bigint) * 1024 * 1024 from pg_settings where name in ('max_slot_wal_keep_size', 'wal_keep_size'))::float8 as kept_bytes
-     from pg_replication_slots where slot_name = $1`,
+     from pg_replication_slots s where slot_name = $1`,
     [slotName],
   );
   return rows[0];
@@ -86,7 +89,7 @@ const lookAtCheckpoint: Look = async ({ db, facts, slotName, url, replication })
   if (!facts.installed) return skipped('not installed yet');
   const checkpoint = await readCheckpoint(db);
   if (checkpoint.commitLsn === undefined) return ok('none yet: the first start makes it');
-  let system: { systemIdentifier: string; timeline: number };
+  let system: ClusterIdentity;
   try {
     system = await replication.identify(url);
   } catch (error) {
@@ -97,7 +100,7 @@ const lookAtCheckpoint: Look = async ({ db, facts, slotName, url, replication })
     checkpoint,
     slot === undefined
       ? undefined
-      : { confirmedLsn: parseLsn(slot.confirmed_lsn), lost: slot.wal_status === 'lost' },
+      : { confirmedLsn: parseLsn(slot.confirmed_lsn), lost: slot.wal_status === 'lost', synced: slot.synced },
     system,
   );
   if (cut === undefined) return ok(`goes on where it ended, epoch ${checkpoint.epoch}`);
