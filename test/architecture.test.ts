@@ -52,6 +52,7 @@ const PG_OWNERS: Record<string, string> = {
   'src/embedded/postgres.ts': 'creates databases, which no pool of a database can do',
   'src/embedded/storage-guard.ts': 'escapes an identifier',
   'pipeline/replication-server.ts': 'IDENTIFY_SYSTEM needs a replication connection',
+  'pipeline/replication.ts': 'tells an error of PostgreSQL on the stream from a lost connection',
 };
 
 const LINES_MAX = 300;
