@@ -52,7 +52,8 @@ const PG_OWNERS: Record<string, string> = {
   'src/embedded/start-server.ts': 'asks the server it has just started, before there is a pool',
   'src/embedded/postgres.ts': 'creates databases, which no pool of a database can do',
   'src/embedded/storage-guard.ts': 'escapes an identifier',
-  'pipeline/replication.ts': 'IDENTIFY_SYSTEM needs a replication connection',
+  'pipeline/replication-server.ts': 'IDENTIFY_SYSTEM needs a replication connection',
+  'pipeline/replication.ts': 'tells an error of PostgreSQL on the stream from a lost connection',
 };
 
 const LINES_MAX = 300;

@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest';
 import type { Pipeline } from '../../pipeline/pipeline.ts';
 import { readCheckpoint } from '../../src/store/checkpoint.ts';
 import { insertBooking, setQuantity } from '../support/application.ts';
@@ -11,6 +11,10 @@ import { ask, type Standby, startStandby } from '../support/standby.ts';
 
 // Row 13: a second PostgreSQL, which follows the first by streaming replication, takes its place under a running pipeline.
 // The proxy stands for the address that moves. Each test ends with its standby as the primary of the next.
+
+// On a slow machine a standby takes its time to start, and PostgreSQL to give it the slot.
+vi.setConfig({ testTimeout: 150_000 });
+const SYNCHRONISED_WITHIN_MS = 90_000;
 
 let primary: TestCluster;
 let proxy: FaultProxy;
@@ -49,18 +53,22 @@ async function follow(name: string, parameters = {}): Promise<Standby> {
 
 /** What PostgreSQL does by itself within a minute while bookings change: the slot moves, and the standby takes it over. */
 async function untilSlotSynchronised(on: Standby): Promise<void> {
-  await until('the slot is on the standby, to stay', async () => {
-    await scene.database.pool.query('select pg_log_standby_snapshot()');
-    await scene.database.pool.query(
-      `select pg_logical_emit_message(true, 'market_sync', '{"v":1,"booking":["00000000-0000-0000-0000-000000000000"]}')`,
-    );
-    const slots = await ask<{ usable: boolean }>(
-      on.url(),
-      `select synced and not temporary and invalidation_reason is null as usable from pg_replication_slots
+  await until(
+    'the slot is on the standby, to stay',
+    async () => {
+      await scene.database.pool.query('select pg_log_standby_snapshot()');
+      await scene.database.pool.query(
+        `select pg_logical_emit_message(true, 'market_sync', '{"v":1,"booking":["00000000-0000-0000-0000-000000000000"]}')`,
+      );
+      const slots = await ask<{ usable: boolean }>(
+        on.url(),
+        `select synced and not temporary and invalidation_reason is null as usable from pg_replication_slots
        where slot_name = '${scene.config.slotName}'`,
-    );
-    return slots[0]?.usable === true;
-  });
+      );
+      return slots[0]?.usable === true;
+    },
+    SYNCHRONISED_WITHIN_MS,
+  );
 }
 
 async function untilReplayed(on: Standby): Promise<void> {
