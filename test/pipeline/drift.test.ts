@@ -258,3 +258,17 @@ test('row 23: a change of readings that the trigger runs into does not ask for o
   expect((await allResyncs()) - before).toBeLessThanOrEqual(2);
   await mended.stop();
 });
+
+test('row 23: it stops also while nobody writes, before a wrong type can park bookings', async () => {
+  const pipeline = await start();
+  await scene.settle();
+  await run('alter table storage_certificates rename column issued_by to gone');
+  const error = await pipeline.failed.catch((reason: unknown) => reason);
+  expect((error as Error).message).toContain('there is no column storage_certificates.issued_by');
+  await pipeline.stop().catch(() => undefined);
+  await run('alter table storage_certificates rename column gone to issued_by');
+  const mended = await start();
+  await scene.settle();
+  await scene.expectConverged([booking]);
+  await mended.stop();
+});
