@@ -8,7 +8,7 @@ import type { LiveWork } from '../src/store/live-work.ts';
 const CHUNK_MS_BESIDE = 10;
 
 /** Bookings of the smallest chunk: below that the transaction costs more than what is in it. */
-const CHUNK_MIN = 10;
+const CHUNK_MIN = 25;
 
 /** Milliseconds for which a sign of live work is remembered. */
 const LIVE_MS = 2_000;
@@ -49,7 +49,7 @@ export class Pace {
     return Math.min(this.#chunkMax, Math.max(CHUNK_MIN, Math.floor(CHUNK_MS_BESIDE / this.#itemMs)));
   }
 
-  /** Milliseconds to rest after a chunk of so many bookings that took so long, beside this live work. */
+  /** Milliseconds to rest after a chunk of so many bookings that held the lock so long, beside this live work. */
   restMs({ items, tookMs, live }: { items: number; tookMs: number; live: LiveWork }): number {
     this.#chunks += 1;
     const now = this.#nowMs();

@@ -72,13 +72,11 @@ async function resyncStep(
   try {
     await crashPoint('resync.between_chunks');
     const limit = pace.size;
-    const startedAt = performance.now();
     const progress = await resyncChunk(ctx.pool, { limit, now: ctx.clock() });
     if (progress === undefined) return 'none';
     if (progress.phase === 'waiting') return 'soon';
     if (progress.phase !== 'ghosts') {
-      const tookMs = performance.now() - startedAt;
-      const restMs = pace.restMs({ items: limit, tookMs, live: progress.live });
+      const restMs = pace.restMs({ items: limit, tookMs: progress.heldMs, live: progress.live });
       if (pace.isCountDue) await countGrownTables(ctx.pool);
       return restMs > 0 ? restMs : 'more';
     }

@@ -123,12 +123,11 @@ function stopIfNeeded(signal: AbortSignal): void {
 }
 
 async function backfillStep(ctx: BackfillContext, { id, pace }: { id: string; pace: Pace }): Promise<Step> {
-  const startedAt = performance.now();
   const chunk = await backfillChunk(ctx.pool, { id, limit: pace.size, now: ctx.clock() });
   if (chunk.outcome === 'end') await finishTask(ctx.pool, { id });
   if (chunk.outcome !== 'more') return chunk;
-  const { bookings: items, live } = chunk;
-  const restMs = pace.restMs({ items, tookMs: performance.now() - startedAt, live });
+  const { bookings: items, heldMs: tookMs, live } = chunk;
+  const restMs = pace.restMs({ items, tookMs, live });
   if (pace.isCountDue) await countGrownTables(ctx.pool);
   return { outcome: 'more', restMs };
 }

@@ -1,3 +1,4 @@
+import type pg from 'pg';
 import { type Database, query, queryPrepared } from '../postgres.ts';
 
 /** Signs of live work, as somebody sees them who has the lock of all recomputes and may let others go first. */
@@ -13,6 +14,14 @@ const LIVE_WORK = { name: 'live_work', text: 'select waiting, batches from marke
 export async function readLiveWork(db: Database): Promise<LiveWork> {
   const rows = await queryPrepared<{ waiting: boolean; batches: number }>(db, LIVE_WORK, []);
   return rows[0] ?? { waiting: false, batches: 0 };
+}
+
+/**
+ * Waits for the lock of all recomputes, which recomputing takes anyway, until the end of the transaction: whoever has it from
+ * here on knows how long others wait for it, apart from how long it waited itself.
+ */
+export async function takeTurn(client: pg.ClientBase): Promise<void> {
+  await query(client, 'select pg_advisory_xact_lock(5501, 1)');
 }
 
 /**

@@ -1,6 +1,6 @@
 import type pg from 'pg';
 import { type Database, inTransaction, query, queryPrepared } from '../postgres.ts';
-import { type LiveWork, readLiveWork } from './live-work.ts';
+import { type LiveWork, readLiveWork, takeTurn } from './live-work.ts';
 
 /** `waiting`: transactions that ran when it was asked for have not ended yet. */
 export type ResyncPhase = 'waiting' | 'bookings' | 'orphans' | 'ghosts';
@@ -9,21 +9,24 @@ const CHUNK = { name: 'resync_chunk', text: 'select resync_id, phase from market
 
 /**
  * Recomputes the next chunk of the oldest open resync, in one transaction with its cursor. Answers the resync, the phase
- * it is in afterwards and what live work there was; undefined when none is open. In phase `ghosts` there is nothing left
+ * it is in afterwards, how long the lock of all recomputes was held, and what live work there was; undefined when none is open. In phase `ghosts` there is nothing left
  * to recompute.
  */
 export async function resyncChunk(
   pool: pg.Pool,
   { limit, now }: { limit: number; now: Date | undefined },
-): Promise<{ id: number; phase: ResyncPhase; live: LiveWork } | undefined> {
+): Promise<{ id: number; phase: ResyncPhase; heldMs: number; live: LiveWork } | undefined> {
   return inTransaction(pool, async (client) => {
+    await takeTurn(client);
+    const startedAt = performance.now();
     const rows = await queryPrepared<{ resync_id: number | null; phase: ResyncPhase }>(client, CHUNK, [
       limit,
       now ?? null,
     ]);
     const row = rows[0];
     if (row === undefined || row.resync_id === null) return undefined;
-    return { id: row.resync_id, phase: row.phase, live: await readLiveWork(client) };
+    const live = await readLiveWork(client);
+    return { id: row.resync_id, phase: row.phase, heldMs: performance.now() - startedAt, live };
   });
 }
 

@@ -1,6 +1,6 @@
 import type pg from 'pg';
 import { type Database, inTransaction, query } from '../postgres.ts';
-import { type LiveWork, readLiveWork } from './live-work.ts';
+import { type LiveWork, readLiveWork, takeTurn } from './live-work.ts';
 import { UNPUBLISHED } from './outbox.ts';
 import { reconcileBookings } from './reconcile.ts';
 import { TASK_COLUMNS, type Task, type TaskResult, type TaskRow } from './tasks.ts';
@@ -29,9 +29,9 @@ export async function beginTask(db: Database, id: string): Promise<Task | undefi
 
 type ChunkOutcome = 'more' | 'end' | 'paused' | 'closed';
 
-/** `more`: so many bookings were done, and this is what live work there was when they were. */
+/** `more`: so many bookings were done while the lock of all recomputes was held so long, and this is what live work there was. */
 export type BackfillOutcome =
-  | { outcome: 'more'; bookings: number; live: LiveWork }
+  | { outcome: 'more'; bookings: number; heldMs: number; live: LiveWork }
   | { outcome: Exclude<ChunkOutcome, 'more'> };
 
 /**
@@ -52,6 +52,8 @@ export async function backfillChunk(
     const task = rows[0];
     if (task === undefined) return { outcome: 'closed' };
     if (task.paused) return { outcome: 'paused' };
+    await takeTurn(client);
+    const startedAt = performance.now();
     const bookingIds = await nextBookings(client, { after: task.after_booking_id, limit });
     const last = bookingIds.at(-1);
     if (last === undefined) return { outcome: 'end' };
@@ -77,7 +79,8 @@ export async function backfillChunk(
       results,
     });
     // While this transaction still has the lock that live work waits for.
-    return { outcome: 'more', bookings: bookingIds.length, live: await readLiveWork(client) };
+    const live = await readLiveWork(client);
+    return { outcome: 'more', bookings: bookingIds.length, heldMs: performance.now() - startedAt, live };
   });
 }
 

@@ -50,8 +50,8 @@ test('a minute that is left out of the count of live batches is no live batch, a
   expect(pace.restMs({ items: 250, tookMs: 50, live: { waiting: false, batches: 4 } })).toBe(50);
 });
 
-test('however slow it is, a chunk has ten bookings and a rest takes a second at most', () => {
+test('however slow it is, a chunk has 25 bookings and a rest takes a second at most', () => {
   const { pace } = createPace();
   expect(pace.restMs({ items: 10, tookMs: 20_000, live: { waiting: true, batches: 5 } })).toBe(1_000);
-  expect(pace.size).toBe(10);
+  expect(pace.size).toBe(25);
 });
