@@ -108,6 +108,9 @@ const WRONG: Record<string, string[]> = {
   MONGODB_URL: ['localhost:27017', 'postgresql://host/db', 'mongodb://', 'mongo://host'],
   MONGODB_DATABASE: ['a/b', 'a.b', 'a b', '$a', 'x'.repeat(64)],
   DEMO: ['yes', 'true', '1', 'ON'],
+  SLOT_FAILOVER: ['yes', 'auto', 'ON'],
+  AUDIT_CRON: ['* * * *', '43 2 * * * *'],
+  AUDIT_REPAIR: ['yes', 'ALL', 'none'],
   API_KEY: ['short', 'fifteen-chars-x'],
   OIDC_ISSUER: [
     'login.example.org',
@@ -156,7 +159,7 @@ test('every setting is tried with a wrong value here, but those that take anythi
   expect(listSettings().filter((setting) => !tried.has(setting.name))).toEqual([]);
 });
 
-test.each(['PUBLISH_SWEEP_CRON', 'REFRESH_CRON', 'CLEANUP_CRON'])(
+test.each(['PUBLISH_SWEEP_CRON', 'REFRESH_CRON', 'CLEANUP_CRON', 'AUDIT_CRON'])(
   'a cron of six fields, which pg-boss would run once a minute, is refused: %s',
   (name) => {
     expect(refusal({ [name]: '*/10 * * * * *' })).toContain('must be a cron expression of five fields');

@@ -223,7 +223,7 @@ test('row 4: what the crash of PostgreSQL brought back as claimed is published w
   await pool.query(
     `update market_sync.snapshot_state
      set published_revision = 0, claimed_by = $2, lease_until = now() + interval '60 seconds' where booking_id = $1`,
-    [bookingId, `${processName()}:pipeline`],
+    [bookingId, `${processName()}:pipeline:1`],
   );
   await cluster.kill('SIGKILL');
   await cluster.start();
