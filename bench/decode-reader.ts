@@ -6,8 +6,9 @@ import { parseLsn } from '../src/lsn.ts';
 // The pipeline's own reading of a slot, in a process of its own: stream, decoder, set of dirty keys. Prints how long it
 // took from the beginning of the stream to the commit at BENCH_END_LSN, and the most memory the process has held.
 
-/** As PENDING_KEYS_MAX is by default: the session takes what waits when there is as much of it. */
+/** As PENDING_KEYS_MAX and BATCH_KEYS_MAX are by default: as much waits before reading pauses, as much is taken at once. */
 const PENDING_KEYS_MAX = 100_000;
+const BATCH_KEYS_MAX = 250;
 
 const endLsn = parseLsn(process.env.BENCH_END_LSN ?? '');
 const startLsn = parseLsn(process.env.BENCH_START_LSN ?? '');
@@ -27,7 +28,7 @@ const replication = await startReplication({
       if (change.endLsn >= endLsn) done.resolve();
     }
     if (dirty.isFull(PENDING_KEYS_MAX)) {
-      while (dirty.hasWork) keys += dirty.take(PENDING_KEYS_MAX).keyCount;
+      while (dirty.isFull(PENDING_KEYS_MAX / 2)) keys += dirty.take(BATCH_KEYS_MAX).keyCount;
     }
   },
   onKeepalive: () => undefined,
@@ -35,7 +36,7 @@ const replication = await startReplication({
 const startedAt = performance.now();
 await Promise.race([done.promise, replication.ended]);
 const elapsedMs = performance.now() - startedAt;
-while (dirty.hasWork) keys += dirty.take(PENDING_KEYS_MAX).keyCount;
+while (dirty.hasWork) keys += dirty.take(BATCH_KEYS_MAX).keyCount;
 process.stdout.write(`${JSON.stringify({ elapsedMs, peakMb: peakMb(), keys })}\n`);
 await replication.stop();
 

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import pg from 'pg';
 import type { BenchCase } from '../bench-case.ts';
-import { findProgram, runProgram } from '../program.ts';
+import { COMPILE_CACHE, findProgram, PROGRAM_FLAGS, runProgram } from '../program.ts';
 import { type Result, toResult } from '../result.ts';
 import { makeDatabase, openCluster } from '../stage.ts';
 import { median } from '../statistics.ts';
@@ -29,7 +29,7 @@ export const decode: BenchCase = {
   name: 'decode',
   run: async (ctx) => {
     const rows = ctx.quick ? 50_000 : 500_000;
-    const repetitions = 7;
+    const repetitions = ctx.quick ? 3 : 7;
     // Nothing but the two readers is to work while they are measured.
     const cluster = await openCluster(ctx.scope, { autovacuum: 'off' });
     const { url, pool } = await makeDatabase(ctx.scope, cluster, {
@@ -41,7 +41,7 @@ export const decode: BenchCase = {
     const results: Result[] = [];
     const peaksMb: number[] = [];
     for (const kind of TRANSACTIONS) {
-      ctx.progress(`decode: ${rows} rows, ${kind.case}`);
+      ctx.progress(`${rows} rows, ${kind.case}`);
       const stretch = await writeStretch(pool, { rows, rowsPerTransaction: kind.rows ?? rows });
       const ratios: number[] = [];
       const times: { ours: number[]; theirs: number[] } = { ours: [], theirs: [] };
@@ -148,10 +148,11 @@ async function readAsPipeline({
 }): Promise<{ elapsedMs: number; peakMb: number }> {
   const printed = await runProgram(
     process.execPath,
-    [join(import.meta.dirname, '..', 'decode-reader.ts')],
+    [...PROGRAM_FLAGS, join(import.meta.dirname, '..', 'decode-reader.ts')],
     {
       timeoutMs: TIMEOUT_MS,
       environment: {
+        NODE_COMPILE_CACHE: COMPILE_CACHE,
         BENCH_DATABASE_URL: url,
         BENCH_SLOT: slot,
         BENCH_START_LSN: stretch.startLsn,
@@ -192,7 +193,15 @@ async function findReader(): Promise<Reader> {
 }
 
 /** For a machine without that program: a connection that looks at nothing but positions. */
-async function readBare({ url, slot, stretch }: { url: string; slot: string; stretch: Stretch }): Promise<number> {
+async function readBare({
+  url,
+  slot,
+  stretch,
+}: {
+  url: string;
+  slot: string;
+  stretch: Stretch;
+}): Promise<number> {
   const client = new pg.Client({ connectionString: url, replication: 'database' } as pg.ClientConfig);
   client.on('error', () => undefined);
   await client.connect();
