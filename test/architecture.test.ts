@@ -122,7 +122,7 @@ function packageOf({ target, own }: Import): string | undefined {
 
 test('this test sees the imports there are', () => {
   expect(sources.length).toBeGreaterThan(80);
-  expect(sources.find(({ path }) => path === 'src/main.ts')?.imports).toContainEqual({
+  expect(sources.find(({ path }) => path === 'src/commands/command-line.ts')?.imports).toContainEqual({
     target: 'src/commands/start.ts',
     own: true,
     typeOnly: false,
