@@ -4,7 +4,7 @@ import { access, constants } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
 
 /** How Node.js runs the program, as `npm start` and `bin/market-sync.js` do it, and where it keeps what it compiled. */
-export const PROGRAM_FLAGS = ['--max-semi-space-size=4'];
+export const PROGRAM_FLAGS = ['--max-semi-space-size=8'];
 export const COMPILE_CACHE = join(import.meta.dirname, '..', 'node_modules', '.cache', 'market-sync');
 
 /** A program of PostgreSQL's client package, if it is on this machine. */

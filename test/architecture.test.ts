@@ -37,7 +37,7 @@ const OWNERS: Record<string, RegExp> = {
   '@hono/zod-openapi': /^src\/api\//,
   jose: /^src\/api\/oidc\.ts$/,
   'rate-limiter-flexible': /^src\/api\/rate-limit\.ts$/,
-  commander: /^src\/main\.ts$/,
+  commander: /^src\/commands\/command-line\.ts$/,
   pino: /^src\/log\.ts$/,
   'pino-pretty': /^src\/log\.ts$/,
   'prom-client': /^src\/api\/metrics\.ts$/,
