@@ -122,11 +122,7 @@ async function startStandIn(scope: Scope): Promise<string> {
 }
 
 /** Starts a file of this folder as a process, and answers the first line that it prints. */
-export async function startChild(
-  scope: Scope,
-  file: string,
-  environment: NodeJS.ProcessEnv,
-): Promise<string> {
+async function startChild(scope: Scope, file: string, environment: NodeJS.ProcessEnv): Promise<string> {
   const child = spawn(process.execPath, [join(import.meta.dirname, file)], {
     env: { ...process.env, ...environment },
     stdio: ['ignore', 'pipe', 'inherit'],

@@ -4,7 +4,7 @@ import { createRandom } from '../test/support/random.ts';
 import { INSERT_READING, type Live } from './live.ts';
 
 /** One change, and when a reader of MongoDB first saw it. Times in ms since 1970. */
-export interface Watched {
+interface Watched {
   xid: string;
   seenAtMs: number;
 }

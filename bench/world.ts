@@ -9,7 +9,7 @@ export interface WorldSize {
 }
 
 /** Sensors of each location, one of each type. */
-export const SENSOR_TYPES = ['temperature', 'humidity', 'moisture', 'co2', 'gas'] as const;
+const SENSOR_TYPES = ['temperature', 'humidity', 'moisture', 'co2', 'gas'] as const;
 export const SENSORS_PER_LOCATION = SENSOR_TYPES.length;
 
 /**

@@ -31,59 +31,68 @@ export class DecodeError extends Error {
  */
 export class Decoder {
   readonly #idColumns = new Map<number, number>();
+  readonly #idName: string;
 
-  /** Throws a `DecodeError` for what cannot be understood, a message that ends too early included. */
-  decode(buffer: Buffer): Change {
+  /** `idName` is the column that names what a row is of. */
+  constructor(idName = 'id') {
+    this.#idName = idName;
+  }
+
+  /**
+   * Decodes the message that begins at `start` and fills the rest of the buffer. Throws a `DecodeError` for what cannot
+   * be understood, a message that ends too early included.
+   */
+  decode(buffer: Buffer, start = 0): Change {
     try {
-      return this.#decode(buffer);
+      return this.#decode(buffer, start);
     } catch (cause) {
       if (cause instanceof RangeError) throw new DecodeError('a pgoutput message ends too early', { cause });
       throw cause;
     }
   }
 
-  #decode(buffer: Buffer): Change {
-    switch (buffer[0]) {
+  #decode(buffer: Buffer, start: number): Change {
+    switch (buffer[start]) {
       case 0x42: // B
         return {
           kind: 'begin',
-          commitLsn: buffer.readBigUInt64BE(1),
-          committedAtMs: Number(buffer.readBigInt64BE(9) / 1000n) + POSTGRES_EPOCH_MS,
-          xid: buffer.readUInt32BE(17),
+          commitLsn: buffer.readBigUInt64BE(start + 1),
+          committedAtMs: Number(buffer.readBigInt64BE(start + 9) / 1000n) + POSTGRES_EPOCH_MS,
+          xid: buffer.readUInt32BE(start + 17),
         };
       case 0x43: // C
-        return { kind: 'commit', endLsn: buffer.readBigUInt64BE(10) };
+        return { kind: 'commit', endLsn: buffer.readBigUInt64BE(start + 10) };
       case 0x52: // R
-        this.#readRelation(buffer);
+        this.#readRelation(buffer, start);
         return OTHER;
       case 0x49: // I
       case 0x55: // U
       case 0x44: // D
-        return { kind: 'booking', bookingIds: this.#readIds(buffer) };
+        return { kind: 'booking', bookingIds: this.#readIds(buffer, start) };
       case 0x54: // T
         return TRUNCATE;
       case 0x4d: // M
-        return readMessage(buffer);
+        return readMessage(buffer, start);
       case 0x4f: // O, origin
       case 0x59: // Y, type
         return OTHER;
       default:
         throw new DecodeError(
-          `unknown pgoutput message ${JSON.stringify(String.fromCharCode(buffer[0] ?? 0))}`,
+          `unknown pgoutput message ${JSON.stringify(String.fromCharCode(buffer[start] ?? 0))}`,
         );
     }
   }
 
-  #readRelation(buffer: Buffer): void {
-    const relationId = buffer.readUInt32BE(1);
-    let offset = skipString(buffer, skipString(buffer, 5)) + 1;
+  #readRelation(buffer: Buffer, start: number): void {
+    const relationId = buffer.readUInt32BE(start + 1);
+    let offset = skipString(buffer, skipString(buffer, start + 5)) + 1;
     const columnCount = buffer.readUInt16BE(offset);
     offset += 2;
     const keyColumns: number[] = [];
     for (let column = 0; column < columnCount; column += 1) {
       const nameEnd = skipString(buffer, offset + 1);
       if (buffer[offset] === 1) keyColumns.push(column);
-      if (buffer.toString('utf8', offset + 1, nameEnd - 1) === 'id') {
+      if (buffer.toString('utf8', offset + 1, nameEnd - 1) === this.#idName) {
         this.#idColumns.set(relationId, column);
         return;
       }
@@ -93,16 +102,16 @@ export class Decoder {
     // by now. It is the key by itself.
     const [key, another] = keyColumns;
     if (key === undefined || another !== undefined) {
-      throw new DecodeError('storage_bookings is published without its column id');
+      throw new DecodeError(`storage_bookings is published without its column ${this.#idName}`);
     }
     this.#idColumns.set(relationId, key);
   }
 
-  #readIds(buffer: Buffer): string[] {
-    const idColumn = this.#idColumns.get(buffer.readUInt32BE(1));
+  #readIds(buffer: Buffer, start: number): string[] {
+    const idColumn = this.#idColumns.get(buffer.readUInt32BE(start + 1));
     if (idColumn === undefined) throw new DecodeError('a row arrived before the description of its table');
     const ids: string[] = [];
-    let offset = 5;
+    let offset = start + 5;
     while (offset < buffer.length) {
       // K (old key), O (old row) or N (new row), each followed by a tuple
       const tuple = readTuple(buffer, offset + 1, idColumn);
@@ -132,14 +141,14 @@ function readTuple(buffer: Buffer, start: number, idColumn: number): { id: strin
   return { id, end: offset };
 }
 
-function readMessage(buffer: Buffer): Change {
-  const prefixEnd = skipString(buffer, 10);
+function readMessage(buffer: Buffer, start: number): Change {
+  const prefixEnd = skipString(buffer, start + 10);
   const length = buffer.readUInt32BE(prefixEnd);
   requireBytes(buffer, prefixEnd + 4 + length);
   return {
     kind: 'message',
-    transactional: buffer[1] === 1,
-    prefix: buffer.toString('utf8', 10, prefixEnd - 1),
+    transactional: buffer[start + 1] === 1,
+    prefix: buffer.toString('utf8', start + 10, prefixEnd - 1),
     content: buffer.subarray(prefixEnd + 4, prefixEnd + 4 + length),
   };
 }

@@ -38,7 +38,7 @@ const OWNERS: Record<string, RegExp> = {
   '@hono/zod-openapi': /^src\/api\//,
   jose: /^src\/api\/oidc\.ts$/,
   'rate-limiter-flexible': /^src\/api\/rate-limit\.ts$/,
-  commander: /^src\/main\.ts$/,
+  commander: /^src\/commands\/command-line\.ts$/,
   pino: /^src\/log\.ts$/,
   'pino-pretty': /^src\/log\.ts$/,
   'prom-client': /^src\/api\/metrics\.ts$/,
@@ -124,7 +124,7 @@ function packageOf({ target, own }: Import): string | undefined {
 
 test('this test sees the imports there are', () => {
   expect(sources.length).toBeGreaterThan(80);
-  expect(sources.find(({ path }) => path === 'src/main.ts')?.imports).toContainEqual({
+  expect(sources.find(({ path }) => path === 'src/commands/command-line.ts')?.imports).toContainEqual({
     target: 'src/commands/start.ts',
     own: true,
     typeOnly: false,

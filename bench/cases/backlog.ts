@@ -55,7 +55,10 @@ export const backlog: BenchCase = {
           'select * from market_inventory_snapshots limit 20000',
         )
       ).map((snapshot) => ({
-        listing: toListing(snapshot, snapshot.published_at ?? new Date(0)),
+        listing: toListing(
+          snapshot,
+          snapshot.published_at instanceof Date ? snapshot.published_at : new Date(0),
+        ),
         listingId: snapshot.market_listing_id ?? '',
       }));
       const bareAt = performance.now();

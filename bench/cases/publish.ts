@@ -34,7 +34,10 @@ export const publish: BenchCase = {
       const documents = (
         await query<Snapshot & Record<string, unknown>>(pool, 'select * from market_inventory_snapshots')
       ).map((snapshot) => ({
-        listing: toListing(snapshot, snapshot.published_at ?? new Date(0)),
+        listing: toListing(
+          snapshot,
+          snapshot.published_at instanceof Date ? snapshot.published_at : new Date(0),
+        ),
         listingId: snapshot.market_listing_id ?? '',
       }));
       const bare = size.bookings / (await timedSeconds(() => writeBare(market, documents)));

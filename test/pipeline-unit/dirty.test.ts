@@ -132,7 +132,7 @@ class Model {
     const oldest = [...this.waiting.keys()].slice(0, taken.length);
     expect(taken.toSorted(), 'the oldest keys are taken').toEqual(oldest.toSorted());
     expect(batch.keyCount).toBe(taken.length);
-    const weight = taken.reduce((sum, name) => sum + (name.startsWith('booking:') ? 1 : 10), 0);
+    const weight = taken.reduce((sum, name) => sum + (/^(booking|sensor):/.test(name) ? 1 : 10), 0);
     expect(weight <= weightMax || taken.length === 1, `weight ${weight} of ${weightMax}`).toBe(true);
     expect(taken.length > 0 || this.waiting.size === 0).toBe(true);
     for (const name of taken) {
