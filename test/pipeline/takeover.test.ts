@@ -190,6 +190,8 @@ test('I3, row 29: a publisher that is stopped with a claim in its hands, and wri
     DATABASE_URL: database.url,
     MONGODB_URL: market.url,
     PUBLISH_LEASE_SECONDS: '5',
+    // The claim that is held must find the change due.
+    PUBLISH_INTERVAL_MS: '0',
   });
   await first.logged(ACTIVE);
   const bookingId = await insertBooking(pool, { quantityKg: 1 });
