@@ -1,3 +1,5 @@
+import v8 from 'node:v8';
+import vm from 'node:vm';
 import { ObjectId } from 'mongodb';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { query } from '../../src/postgres.ts';
@@ -271,4 +273,24 @@ test('of several old listings of a booking the one that its snapshot names stays
   } finally {
     await listings.createIndex({ booking_id: 1 }, { name: 'booking_id_1', unique: true });
   }
+});
+
+test('I9: a backfill of ten thousand bookings holds no more memory at its end than at its beginning', async () => {
+  const { pool } = scene.database;
+  v8.setFlagsFromString('--expose-gc');
+  const collect = vm.runInNewContext('gc') as () => void;
+  await insertBookings(10_000);
+  const id = await requestBackfill(pool, 'a test');
+  await beginTask(pool, id);
+  const heapBytes: number[] = [];
+  for (let more = true; more; ) {
+    for (let chunk = 0; chunk < 10 && more; chunk += 1) {
+      more = (await backfillChunk(pool, { id, limit: 250, now: undefined })).outcome === 'more';
+    }
+    collect();
+    heapBytes.push(process.memoryUsage().heapUsed);
+  }
+  // One kilobyte kept of each booking would be 7.5 MB more by then.
+  expect(heapBytes.length).toBeGreaterThanOrEqual(4);
+  expect((heapBytes.at(-1) ?? 0) - (heapBytes[0] ?? 0)).toBeLessThan(2_000_000);
 });

@@ -212,7 +212,7 @@ const waiting = () =>
   query<{ pid: number }>(
     scene.database.pool,
     `select pid from pg_stat_activity where datname = current_database() and wait_event = 'advisory'
-       and query like '%reconcile_bookings%'`,
+       and query like '%pg_advisory_xact_lock(5501, 1)%'`,
   );
 
 test('a backfill says which bookings changed and which cannot be processed, and withdraws snapshots without a booking', async () => {
