@@ -187,7 +187,7 @@ const BREAKAGES: Record<string, Breakage> = {
     check: 'source_indexes',
     status: 'warning',
     sql: ['drop index market_sync_live_of_vendor'],
-    says: /market_sync_live_of_vendor on storage_bookings/,
+    says: /market_sync_live_of_vendor on public\.storage_bookings/,
   },
   'an index that a failed build left behind': {
     check: 'invalid_indexes',
