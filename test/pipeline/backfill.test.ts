@@ -77,7 +77,6 @@ test('a live change is published before everything that a backfill has made, how
 
 test('what waits for a live change goes on waiting in front when a backfill changes it again', async () => {
   const { pool } = scene.database;
-  await query(pool, `update market_sync.settings set publish_interval = '0'`);
   const [id = ''] = await insertBookings(1);
   await reconcileBookings(pool, { bookingIds: [id], now: undefined, committedAt: new Date() });
   await setQuantity(pool, id, 4_712);

@@ -43,7 +43,11 @@ async function ensureTemplate(
   const pool = createPool({ url: url.href, applicationName: 'template', sourceSchema: 'public', log });
   try {
     await applyStorageGuardTables({ pool, sourceSchema: 'public' });
-    if (wanted.template === 'migrated') await migrate({ pool, sourceSchema: 'public', log });
+    if (wanted.template === 'migrated') {
+      await migrate({ pool, sourceSchema: 'public', log });
+      // For tests that publish by hand; a pipeline that starts sets its own.
+      await pool.query(`update market_sync.settings set publish_interval = '0'`);
+    }
   } finally {
     await pool.end();
   }
