@@ -25,8 +25,8 @@ export interface UninstallPlan {
  * What takes everything away that `migrate` and the pipeline have made, in order; the table of snapshots and its data stay.
  * Reads the catalog only.
  *
- * Throws an `EnvironmentError` while a process of market-sync is connected, or when something that is not market-sync's
- * would go with it.
+ * Throws an `EnvironmentError` when something that is not market-sync's would go with it. A process of market-sync may be at
+ * work: it is `uninstall` that refuses then.
  */
 export async function planUninstall(ctx: Omit<UninstallContext, 'log'>): Promise<UninstallPlan> {
   const client = await connect(ctx.pool);
@@ -38,11 +38,13 @@ export async function planUninstall(ctx: Omit<UninstallContext, 'log'>): Promise
 }
 
 /**
- * Takes it away. When it is ended half-way, running it again takes away the rest. Answers what stays, and why.
+ * Takes it away. When it is ended half-way, running it again takes away the rest. Answers what stays, and why. Throws as
+ * `planUninstall`, and while a process of market-sync is connected.
  */
 export async function uninstall({ pool, sourceSchema, log }: UninstallContext): Promise<{ kept: string[] }> {
   const client = await connect(pool);
   try {
+    await requireIdle(client);
     const { steps, kept } = await plan(client, sourceSchema);
     for (const step of steps) {
       try {
@@ -62,7 +64,6 @@ export async function uninstall({ pool, sourceSchema, log }: UninstallContext): 
 }
 
 async function plan(client: pg.ClientBase, sourceSchema: string): Promise<UninstallPlan> {
-  await requireIdle(client);
   await requireNoDependents(client);
   const queue = await planQueueRemoval(client);
   const roles = await planRoleRemoval(client, { pgbossStays: queue.kept.length > 0 });

@@ -3,7 +3,7 @@ import { KEY_KINDS } from '../../src/domain/change.ts';
 import { require } from './simulation.ts';
 import { KEYS, keyBits } from './wal.ts';
 
-const WEIGHT = KEYS.map(({ kind }) => (kind === 'booking' ? 1 : 10));
+const WEIGHT = KEYS.map(({ kind }) => (kind === 'booking' || kind === 'sensor' ? 1 : 10));
 
 /** A plain account of the keys that wait in a `DirtySet`: what batches may take, and how much may be held. */
 export class BatchWatch {
