@@ -3,14 +3,8 @@ import { describeError } from '../errors.ts';
 import { ensureListingIndexes } from '../mongo.ts';
 import { classifyPostgresError, connect, inTransaction } from '../postgres.ts';
 import { type AuditContext, confirmListings, confirmSnapshots, type Drift, logged } from './drift-confirm.ts';
-import {
-  findStrays,
-  type ListingsLook,
-  type ListingsRange,
-  type ListingVerdict,
-  lookAtBookings,
-  lookAtRange,
-} from './drift-listings.ts';
+import { findStrays, type ListingVerdict, lookAtBookings } from './drift-listings.ts';
+import { lookAtListings } from './drift-range.ts';
 import { MarketAwayError, repairDrift, rethrowAway } from './drift-repair.ts';
 import {
   type AuditRequest,
@@ -31,12 +25,6 @@ import {
 import { lookAgain, lookAtNext, type SnapshotChunk } from './drift-snapshots.ts';
 
 // One audit, from its cursor to its end: bookings by id, each chunk compared, confirmed, written down, mended, settled.
-
-/** Bookings whose listings are looked at together. More of them outlive a collection of garbage, which copies what lives. */
-const LISTINGS_MAX = 250;
-
-/** So many times that at once: one is read while another is compared. */
-const LOOKS_MAX = 2;
 
 /**
  * Works on the audit that is asked for, to its end, and answers it: a new one, or one of the same kind that was left open,
@@ -123,7 +111,7 @@ async function auditBookings(ctx: AuditContext, run: AuditRun): Promise<void> {
       after,
       upto: last,
       bookingIds: chunk.bookingIds,
-    });
+    }).catch(rethrowMarket);
     const { drift, inFlight, parked } = await confirm(ctx, { chunk, listings });
     await settleChunk(ctx, run, drift, {
       after: last,
@@ -138,34 +126,6 @@ async function auditBookings(ctx: AuditContext, run: AuditRun): Promise<void> {
     if (last === undefined) return;
     after = last;
   }
-}
-
-/** As `lookAtRange`, a part at a time. */
-async function lookAtListings(
-  ctx: AuditContext,
-  { after, upto, bookingIds }: ListingsRange,
-): Promise<ListingsLook> {
-  const parts: ListingsRange[] = [];
-  for (let at = 0; at === 0 || at < bookingIds.length; at += LISTINGS_MAX) {
-    const ids = bookingIds.slice(at, at + LISTINGS_MAX);
-    const isLast = at + LISTINGS_MAX >= bookingIds.length;
-    parts.push({
-      after: at === 0 ? after : (bookingIds[at - 1] ?? null),
-      upto: isLast ? upto : ids.at(-1),
-      bookingIds: ids,
-    });
-  }
-  const verdicts: ListingVerdict[] = [];
-  let documents = 0;
-  const lookAtParts = async (): Promise<void> => {
-    for (let part = parts.shift(); part !== undefined; part = parts.shift()) {
-      const found = await lookAtRange(ctx, part).catch(rethrowMarket);
-      verdicts.push(...found.verdicts);
-      documents += found.documents;
-    }
-  };
-  await Promise.all(Array.from({ length: LOOKS_MAX }, lookAtParts));
-  return { verdicts, documents };
 }
 
 /** PostgreSQL is read in the same breath; what is not its error is MongoDB's. */
