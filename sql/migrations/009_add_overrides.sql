@@ -532,7 +532,7 @@ begin
       sensors, sensor_summary, pest_events, has_pest_alerts, pest_count, certificates, is_certified, certification_types,
       metadata)
     select
-      c.booking_id, v_epoch, v_revision_floor + 1, c.new_status, c.own_hash, c.parts_hash, v_now, v_now,
+      c.booking_id, v_epoch, greatest(v_revision_floor, known.revision, known.published_revision) + 1, c.new_status, c.own_hash, c.parts_hash, v_now, v_now,
       c.farmer_id, c.vendor_id, c.location_id, c.crop_type, c.grade, c.quantity_kg, c.start_date, c.end_date,
       c.duration_days, c.inspection_id,
       c.inspection_status, c.quality_score, c.freshness, c.visual_defects,
@@ -541,6 +541,8 @@ begin
       c.certification_types,
       market_sync.snapshot_metadata(c.is_certified, c.certification_types, c.pest_alert_active, c.sensor_health, c.special_notes, v_now_iso)
     from content c
+    -- Left when somebody has deleted the snapshot alone: MongoDB may have all of these revisions.
+    left join market_sync.snapshot_state known on known.booking_id = c.booking_id
     where not c.has_snapshot
     returning booking_id, revision
   ),

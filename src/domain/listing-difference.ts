@@ -25,12 +25,15 @@ function isSame(expected: unknown, actual: unknown): boolean {
   }
   // A date or a number of bson's own is an object, too.
   if (Array.isArray(actual) || !isPlain(actual)) return false;
-  const [theirs, ours] = [Object.keys(actual), Object.keys(expected)];
-  // `__proto__` is a key like any other here.
-  return (
-    theirs.length === ours.length &&
-    ours.every((key) => Object.hasOwn(actual, key) && isSame(own(expected, key), own(actual, key)))
-  );
+  // Without lists of the keys: this is most of what an audit computes here.
+  let count = 0;
+  for (const key in expected) {
+    // `__proto__` is a key like any other here.
+    if (!Object.hasOwn(actual, key) || !isSame(own(expected, key), own(actual, key))) return false;
+    count += 1;
+  }
+  for (const _ in actual) count -= 1;
+  return count === 0;
 }
 
 const own = (tree: object, key: string): unknown =>

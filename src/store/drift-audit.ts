@@ -3,7 +3,8 @@ import { describeError } from '../errors.ts';
 import { ensureListingIndexes } from '../mongo.ts';
 import { classifyPostgresError, connect, inTransaction } from '../postgres.ts';
 import { type AuditContext, confirmListings, confirmSnapshots, type Drift, logged } from './drift-confirm.ts';
-import { findStrays, type ListingVerdict, lookAtBookings, lookAtRange } from './drift-listings.ts';
+import { findStrays, type ListingVerdict, lookAtBookings } from './drift-listings.ts';
+import { lookAtListings } from './drift-range.ts';
 import { MarketAwayError, repairDrift, rethrowAway } from './drift-repair.ts';
 import {
   type AuditRequest,
@@ -24,9 +25,6 @@ import {
 import { lookAgain, lookAtNext, type SnapshotChunk } from './drift-snapshots.ts';
 
 // One audit, from its cursor to its end: bookings by id, each chunk compared, confirmed, written down, mended, settled.
-
-/** Bookings whose listings are looked at together. */
-const LISTINGS_MAX = 500;
 
 /**
  * Works on the audit that is asked for, to its end, and answers it: a new one, or one of the same kind that was left open,
@@ -109,19 +107,11 @@ async function auditBookings(ctx: AuditContext, run: AuditRun): Promise<void> {
       next = look(last);
       next.catch(() => undefined);
     }
-    const listings: ListingVerdict[] = [];
-    let documents = 0;
-    for (let at = 0; at === 0 || at < chunk.bookingIds.length; at += LISTINGS_MAX) {
-      const ids = chunk.bookingIds.slice(at, at + LISTINGS_MAX);
-      const isLast = at + LISTINGS_MAX >= chunk.bookingIds.length;
-      const found = await lookAtRange(ctx, {
-        after: at === 0 ? after : (chunk.bookingIds[at - 1] ?? null),
-        upto: isLast ? last : ids.at(-1),
-        bookingIds: ids,
-      }).catch(rethrowMarket);
-      listings.push(...found.verdicts);
-      documents += found.documents;
-    }
+    const { verdicts: listings, documents } = await lookAtListings(ctx, {
+      after,
+      upto: last,
+      bookingIds: chunk.bookingIds,
+    }).catch(rethrowMarket);
     const { drift, inFlight, parked } = await confirm(ctx, { chunk, listings });
     await settleChunk(ctx, run, drift, {
       after: last,
@@ -261,15 +251,15 @@ async function auditStrays(ctx: AuditContext, run: AuditRun): Promise<void> {
   await settleChunk(ctx, run, [], { ...none, listings: 0, startedAt });
 }
 
-/** Bookings that one look at the snapshots takes: the more, the fewer times a location's sensors are read. */
-const CHUNK_MAX = 5_000;
+/** Batches of bookings that one look at the snapshots takes: the more, the fewer times a location's sensors are read. */
+const CHUNK_BATCHES = 20;
 
 /** What of an audit depends on the settings. */
 export const auditSettings = (config: {
   batchKeysMax: number;
   publishBatchMax: number;
 }): Pick<AuditContext, 'chunkMax' | 'reconcileMax' | 'publishMax'> => ({
-  chunkMax: CHUNK_MAX,
+  chunkMax: CHUNK_BATCHES * config.batchKeysMax,
   reconcileMax: config.batchKeysMax,
   publishMax: config.publishBatchMax,
 });

@@ -33,7 +33,11 @@ type KnownRow = Known & Snapshot & Record<string, unknown>;
 const READ_KNOWN = {
   name: 'audit_read_known',
   text: `
-    select s.*, key.booking_id::text as key, case
+    select key.booking_id::text as key, s.booking_id, s.farmer_id, s.vendor_id, s.location_id, s.crop_type, s.grade,
+      s.quantity_kg, s.start_date, s.end_date, s.duration_days, s.quality_score, s.freshness, s.visual_defects,
+      s.shelf_life_days, s.sensors, s.sensor_summary, s.pest_events, s.pest_count, s.has_pest_alerts, s.certificates,
+      s.is_certified, s.certification_types, s.metadata, s.status, s.market_listing_id, s.published_at, s.epoch, s.revision,
+      case
         when s.booking_id is null then
           case when state.booking_id is not null or (b.id is not null
               and (b.booking_status is null or b.booking_status not in ('completed', 'cancelled')))
@@ -55,6 +59,12 @@ async function readKnown(db: Database, bookingIds: readonly string[]): Promise<M
   return new Map(rows.map((row) => [row.key, row]));
 }
 
+export interface ListingsRange {
+  after: string | null;
+  upto: string | undefined;
+  bookingIds: string[];
+}
+
 export interface ListingsLook {
   verdicts: ListingVerdict[];
   /** Documents read. */
@@ -70,7 +80,7 @@ const IDS_MAX = 500;
  */
 export async function lookAtRange(
   ctx: { pool: Database; market: Market },
-  { after, upto, bookingIds }: { after: string | null; upto: string | undefined; bookingIds: string[] },
+  { after, upto, bookingIds }: ListingsRange,
 ): Promise<ListingsLook> {
   const range = {
     ...(after === null ? {} : { $gt: after }),

@@ -391,7 +391,7 @@ const listingSchema = z.object({
   is_certified: z.boolean(),
   certification_types: z.array(z.string()),
   metadata: anyObject,
-  status: z.enum(['published', 'completed', 'withdrawn']),
+  status: z.enum(['published', 'held', 'completed', 'withdrawn']),
   published_at: z.string(),
   epoch: z.int(),
   revision: z.int(),

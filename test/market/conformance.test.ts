@@ -382,11 +382,14 @@ describe.each(TARGETS)('$name', ({ start }) => {
     test('reads what was written, and says what somebody else made of it', async () => {
       const good = makeListing({ booking_id: 'good' });
       const id = await written(good);
+      const held = makeListing({ booking_id: 'held', status: 'held' });
+      const heldId = await written(held);
       await written(makeListing({ booking_id: 'edited' }));
       const old = market.client.db(market.database).collection<Document>('market_listings');
       await old.updateOne({ booking_id: 'edited' }, { $set: { pest_count: 'many' }, $unset: { status: '' } });
-      const found = await readListings(market, ['good', 'edited', 'absent']);
+      const found = await readListings(market, ['good', 'held', 'edited', 'absent']);
       expect(found.get('good')).toEqual({ state: 'valid', listingId: id, listing: good });
+      expect(found.get('held')).toEqual({ state: 'valid', listingId: heldId, listing: held });
       const edited = found.get('edited');
       expect(edited?.state).toBe('invalid');
       expect(

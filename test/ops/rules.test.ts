@@ -39,6 +39,7 @@ test('every section of the runbook belongs to an alert, or is about what people 
   expect(anchors.filter((anchor) => !meant.includes(anchor))).toEqual([
     'restoring-postgresql',
     'failing-over',
+    'drift-found',
     'metrics',
   ]);
 });

@@ -127,6 +127,21 @@ async function expectWithin(
   await annotate(`${what} after ${Math.round(performance.now() - startedAt)} ms`);
 }
 
+async function auditInSql(repair: string): Promise<void> {
+  const rows = await query<Row>(loginOf(ADMIN).pool, `select market_sync.audit('a test', $1)`, [repair]);
+  await untilAudited(rows[0]?.audit);
+}
+
+const untilAudited = (id: unknown): Promise<unknown> =>
+  until('the audit is done', async () => {
+    const rows = await query(
+      scene.database.pool,
+      `select from market_sync.audit_run where id = $1 and state = 'done'`,
+      [id],
+    );
+    return rows.length === 1;
+  });
+
 const listingSays = async (field: string, value: unknown): Promise<boolean> =>
   ((await scene.listing(BOOKING)) as Row | undefined)?.[field] === value;
 
@@ -256,7 +271,25 @@ const CHECKS: Record<string, Check> = {
         return (await query(loginOf(READER).pool, 'select from market_sync.drift')).length > 0;
       }),
     does: async ({ results: [rows] }) => {
-      expect(rows).toMatchObject([{ kind: 'versions', found: 0 }]);
+      expect(rows).toContainEqual(expect.objectContaining({ kind: 'versions', found: 0 }));
+    },
+  },
+  drift_findings: {
+    role: READER,
+    before: async () => {
+      await scene.market.market.listings.updateOne({ booking_id: BOOKING }, { $set: { quantity_kg: -1 } });
+      await auditInSql('off');
+    },
+    does: async ({ results: [rows] }) => {
+      expect(rows).toEqual([
+        {
+          kind: 'listing_differs',
+          booking_id: BOOKING,
+          listing_id: String((await scene.listing(BOOKING))?._id),
+          fields: ['quantity_kg'],
+          repaired: false,
+        },
+      ]);
     },
   },
   hold: {
@@ -429,6 +462,25 @@ const CHECKS: Record<string, Check> = {
       );
       expect(states.map((row) => row.state)).toEqual(['done', 'cancelled']);
       await query(loginOf(ADMIN).pool, 'select market_sync.resume()');
+    },
+  },
+  audit: {
+    role: ADMIN,
+    before: async () => {
+      await scene.settle();
+      await scene.market.market.listings.updateOne({ booking_id: BOOKING }, { $set: { quantity_kg: -1 } });
+    },
+    does: async ({ results: [asked] }) => {
+      await expectAudited('audit', { role: ADMIN, reason: 'somebody edited listings by hand' });
+      await untilAudited(asked?.[0]?.audit);
+      expect(await listingSays('quantity_kg', -1)).toBe(false);
+      expect(
+        await query<Row>(
+          loginOf(READER).pool,
+          `select kind from market_sync.drift_findings where audit_id = $1 and not repaired`,
+          [asked?.[0]?.audit],
+        ),
+      ).toEqual([]);
     },
   },
   'login roles': {
