@@ -49,8 +49,13 @@ export function startPublisher(ctx: PublishContext, { batchMax }: { batchMax: nu
   const abort = new AbortController();
   const lanes: Lane[] = [];
   const background: Background = { liveUntilMs: 0, restUntilMs: 0, dueMs: 0 };
-  // To one that has nothing to do: what a busy one would find, it looks for anyway before it goes idle.
-  const wake = (): void => (lanes.find((lane) => lane.idle) ?? lanes[0])?.wakeup.notify();
+  // The first always, because it keeps the time: another one that finds nothing due yet does not come back for it. While the
+  // first is busy, one that has nothing to do, too.
+  const wake = (): void => {
+    const [first] = lanes;
+    if (first?.idle === false) lanes.find((lane) => lane.idle)?.wakeup.notify();
+    first?.wakeup.notify();
+  };
   for (let number = 1; number <= LANES; number += 1) {
     const publisher = `${ctx.publisher}:${number}`;
     lanes.push(

@@ -138,7 +138,7 @@ export async function startReplication(options: ReplicationOptions): Promise<Rep
   const started = new Promise<void>((resolve) =>
     service.once('start', () => {
       // Before the first message. The library's own listener would make text of every position and two more objects of
-      // every message: a fifth of this process's time, and most of its garbage. An error in it would end the process.
+      // every message. An error in it would end the process.
       internals._connection?.removeAllListeners('copyData').on('copyData', receive);
       resolve();
     }),

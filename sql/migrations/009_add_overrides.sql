@@ -202,7 +202,9 @@ begin
         partition by location.location_id, sensor.sensor_type
         order by latest.reading_time desc nulls last, latest.id desc nulls last
       ) = 1 as speaks,
-      row_number() over (partition by location.location_id, sensor.sensor_type order by market_sync.finite(latest.reading_value)) as rank,
+      row_number() over (partition by location.location_id, sensor.sensor_type
+        -- Of equal values the one that speaks comes first: else chance decides what rank the others are hashed with.
+        order by market_sync.finite(latest.reading_value), latest.reading_time desc nulls last, latest.id desc nulls last) as rank,
       sensor.status is not distinct from 'active' as active,
       coalesce(latest.reading_time, sensor.created_at) as last_heard_at
     from location

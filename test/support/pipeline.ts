@@ -75,6 +75,8 @@ export function testConfig(
     DATABASE_URL: database.url,
     SLOT_NAME: `slot_${database.name}`,
     CONSUMER_LEASE_SECONDS: '4',
+    // Thousands of settled states would each wait for its end.
+    PUBLISH_INTERVAL_MS: '0',
     ...overrides,
   });
 }
