@@ -26,7 +26,7 @@ import { ProblemError } from './problem.ts';
 import { mountPublishSnapshot } from './publish-snapshot.ts';
 import { limitRate } from './rate-limit.ts';
 import { mountReconcileSnapshot } from './reconcile-snapshot.ts';
-import { refuseInvalid } from './request-input.ts';
+import { refuseInvalid, requireUrl } from './request-input.ts';
 import { logRequests } from './request-log.ts';
 import { mountRetryParked } from './retry-parked.ts';
 import { declaredRole } from './role.ts';
@@ -38,9 +38,9 @@ import { mountTraceSnapshot } from './trace-snapshot.ts';
 /**
  * The HTTP API, without a server around it: `app.request()` in tests, `startApi` otherwise.
  *
- * A request passes, in this order: its id, the log, headers that keep browsers strict, the check of where it comes
- * from, whose key it carries, how often that one calls, whether the answer is known already, and only then its route,
- * whose first middleware says which role may call it. Every error anywhere is a problem (RFC 9457). `stopping` ends long
+ * A request passes, in this order: its id, the log, headers that keep browsers strict, the checks of its address and
+ * of where it comes from, whose key it carries, how often that one calls, whether the answer is known already, and only
+ * then its route, whose first middleware says which role may call it. Every error anywhere is a problem (RFC 9457). `stopping` ends long
  * work early.
  *
  * Throws when a route says nothing of who may call it.
@@ -70,6 +70,7 @@ export function createApi(
       c.header('cache-control', 'no-store');
       await next();
     },
+    requireUrl,
     access.requireKeyOrNot,
     refuseForeignPages(),
     access.authenticate,

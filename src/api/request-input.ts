@@ -11,6 +11,22 @@ const BODY_TIMEOUT_MS = 5_000;
 export const answerWithin = (limitMs: number): MiddlewareHandler<ApiEnv> =>
   timeout(limitMs, () => unavailable('timed_out', { detail: `No answer within ${limitMs / 1000} s.` }));
 
+/**
+ * Refuses a Host that makes no URL, such as a number beyond any address: the server under the API lets some of them
+ * through, and then whoever reads the request's URL or body throws.
+ */
+export const requireUrl: MiddlewareHandler<ApiEnv> = async (c, next) => {
+  if (!URL.canParse(c.req.url)) throw malformedTarget();
+  await next();
+};
+
+/** The answer to a request whose target or Host makes no URL. */
+export const malformedTarget = (cause?: unknown): ProblemError =>
+  new ProblemError('malformed_request', {
+    detail: 'The request target or the Host header is malformed.',
+    cause,
+  });
+
 /** What the validator calls them, and what the answer does. */
 const PLACES: Record<string, InputError['in']> = {
   param: 'path',

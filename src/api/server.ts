@@ -8,6 +8,7 @@ import { describeError, EnvironmentError } from '../errors.ts';
 import { createApi } from './app.ts';
 import type { ApiContext } from './context.ts';
 import { PROBLEM_TYPE, ProblemError, problemResponse, toProblem, unexpectedError } from './problem.ts';
+import { malformedTarget } from './request-input.ts';
 
 const CONNECTIONS_MAX = 1_000;
 const HEADERS_TIMEOUT_MS = 10_000;
@@ -85,8 +86,7 @@ export async function startApi(
 function answerUnroutable({ log }: ApiContext, cause: unknown): Response {
   const requestId = randomUUID();
   if (cause instanceof RequestError) {
-    const detail = 'The request target or the Host header is malformed.';
-    return problemResponse(new ProblemError('malformed_request', { detail, cause }), requestId);
+    return problemResponse(malformedTarget(cause), requestId);
   }
   log.error({ request_id: requestId, error: describeError(cause) }, 'request failed');
   return problemResponse(unexpectedError(cause), requestId);

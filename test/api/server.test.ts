@@ -45,6 +45,11 @@ test.each([
   ['an unknown method', 'BREW / HTTP/1.1\r\nHost: localhost\r\n\r\n', 400],
   ['no Host', 'GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n', 400],
   ['a Host that is none', 'GET /healthz HTTP/1.1\r\nHost: a b\r\nConnection: close\r\n\r\n', 400],
+  [
+    'a Host that is a number beyond any address',
+    'POST /pipeline/resume HTTP/1.1\r\nHost: 99999999999999\r\nConnection: close\r\n\r\n',
+    400,
+  ],
   ['a Host with a user', 'GET /healthz HTTP/1.1\r\nHost: x@localhost\r\nConnection: close\r\n\r\n', 400],
   [
     'a target of another host',
