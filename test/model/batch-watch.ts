@@ -3,7 +3,8 @@ import { KEY_KINDS } from '../../src/domain/change.ts';
 import { require } from './simulation.ts';
 import { KEYS, keyBits } from './wal.ts';
 
-const WEIGHT = KEYS.map(({ kind }) => (kind === 'booking' || kind === 'sensor' ? 1 : 10));
+const WEIGHTS = { booking: 1, sensor: 1 / 16, location: 10, vendor: 10, inspection: 10 };
+const WEIGHT = KEYS.map(({ kind }) => WEIGHTS[kind]);
 
 /** A plain account of the keys that wait in a `DirtySet`: what batches may take, and how much may be held. */
 export class BatchWatch {

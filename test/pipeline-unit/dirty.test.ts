@@ -4,6 +4,14 @@ import { describe, expect, test } from 'vitest';
 import { type Batch, DirtySet } from '../../pipeline/dirty.ts';
 import { KEY_KINDS, type KeyKind } from '../../src/domain/change.ts';
 
+const WEIGHTS: Record<KeyKind, number> = {
+  booking: 1,
+  sensor: 1 / 16,
+  location: 10,
+  vendor: 10,
+  inspection: 10,
+};
+
 /** A moment of a change stream, or of the consumer that reads it. Those that make no sense where they stand are skipped. */
 type Moment =
   | { type: 'begin' }
@@ -132,7 +140,7 @@ class Model {
     const oldest = [...this.waiting.keys()].slice(0, taken.length);
     expect(taken.toSorted(), 'the oldest keys are taken').toEqual(oldest.toSorted());
     expect(batch.keyCount).toBe(taken.length);
-    const weight = taken.reduce((sum, name) => sum + (/^(booking|sensor):/.test(name) ? 1 : 10), 0);
+    const weight = taken.reduce((sum, name) => sum + WEIGHTS[name.split(':')[0] as KeyKind], 0);
     expect(weight <= weightMax || taken.length === 1, `weight ${weight} of ${weightMax}`).toBe(true);
     expect(taken.length > 0 || this.waiting.size === 0).toBe(true);
     for (const name of taken) {
