@@ -264,7 +264,7 @@ async function auditStrays(ctx: AuditContext, run: AuditRun): Promise<void> {
 }
 
 /** Batches of bookings that one look at the snapshots takes: the more, the fewer times a location's sensors are read. */
-const CHUNK_BATCHES = 20;
+const CHUNK_BATCHES = 40;
 
 /** What of an audit depends on the settings. */
 export const auditSettings = (config: {

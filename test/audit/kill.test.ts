@@ -11,9 +11,9 @@ import { createScene, type Scene } from '../support/scene.ts';
 import { audit, auditContext, fill } from './stage.ts';
 
 const KILLS = 10;
-const BOOKINGS = 1_200;
-/** `auditSettings`: twenty batches of BATCH_KEYS_MAX. */
-const CHUNK = 20;
+const BOOKINGS = 2_400;
+/** `auditSettings`: forty batches of BATCH_KEYS_MAX. */
+const CHUNK = 40;
 
 let scene: Scene;
 beforeAll(async () => {

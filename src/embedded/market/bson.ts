@@ -26,7 +26,7 @@ export function parse(bytes: Buffer): Elements {
 export const assemble = (elements: Iterable<Buffer>): Buffer => Buffer.concat(documentPieces(elements));
 
 /** A document with these elements (or pieces of them) as the pieces that it consists of: nothing is copied yet. */
-export function documentPieces(elements: Iterable<Buffer>): Buffer[] {
+function documentPieces(elements: Iterable<Buffer>): Buffer[] {
   const head = Buffer.alloc(4);
   const pieces = [head, ...elements, END];
   head.writeInt32LE(

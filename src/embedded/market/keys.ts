@@ -102,7 +102,7 @@ export interface KeyRange {
 
 /**
  * What a filter asks of a unique index by a range of texts like ids. Undefined for any other. What is not like an id and
- * lies between is found too, unless it has a quote in it.
+ * lies between is found too, unless it has a quote in it or is too long for a key.
  */
 export function rangeOf(indexes: readonly Index[], filter: Document): KeyRange | undefined {
   const [entry, ...others] = Object.entries(filter);
