@@ -3,6 +3,7 @@ import { writeFileSync } from 'node:fs';
 import { cpus, release, totalmem } from 'node:os';
 import { parseArgs } from 'node:util';
 import type { BenchCase, BenchContext } from './bench-case.ts';
+import { audit } from './cases/audit.ts';
 import { backlog } from './cases/backlog.ts';
 import { capture } from './cases/capture.ts';
 import { catchUp } from './cases/catch-up.ts';
@@ -31,6 +32,7 @@ const CASES: BenchCase[] = [
   overload,
   publish,
   backlog,
+  audit,
   scale,
   isolation,
   polling,

@@ -119,7 +119,7 @@ begin
     market_sync.status, market_sync.slot_health, market_sync.queue, market_sync.parked, market_sync.held, market_sync.overrides,
     market_sync.revisions, market_sync.jobs, market_sync.schedules, market_sync.latency, market_sync.throughput,
     market_sync.drift, market_sync.drift_findings, market_sync.audit_log, market_sync.latency_trace, market_sync.partitions,
-    market_sync.backfills
+    market_sync.backfills, market_sync.audits
     to market_sync_reader, market_sync_api;
   grant execute on function market_sync.judge_slot, market_sync.latency_bound, market_sync.read_jobs,
     market_sync.read_schedules, market_sync.pg_boss_version, market_sync.iso(timestamptz),

@@ -3,6 +3,7 @@ import { requestId } from 'hono/request-id';
 import { secureHeaders } from 'hono/secure-headers';
 import { createAccess, isOpen, refuseForeignPages } from './access.ts';
 import { answerError } from './answer-error.ts';
+import { mountAudits } from './audits.ts';
 import { mountBookingHistory } from './booking-history.ts';
 import type { ApiContext, ApiEnv, RouteContext } from './context.ts';
 import { mountDocs } from './docs.ts';
@@ -104,6 +105,7 @@ export function createApi(
     mountListAudit,
     mountPipelineStatus,
     mountPipelineControl,
+    mountAudits,
     mountEvents,
     mountHealth,
     mountMetrics,

@@ -196,6 +196,50 @@ const FAMILIES: DatabaseFamily[] = [
     read: value((metrics) => metrics.resync_open),
   },
   {
+    name: 'market_sync_audit_running',
+    help: '1 while an audit compares everything, else 0.',
+    type: 'gauge',
+    read: value((metrics) => metrics.audit.running),
+  },
+  {
+    name: 'market_sync_audit_age_seconds',
+    help: 'Time since an audit ended in order; where none has, since the last migration.',
+    type: 'gauge',
+    read: value((metrics) => metrics.audit.age_seconds),
+  },
+  {
+    name: 'market_sync_audit_finished_timestamp_seconds',
+    help: 'When the last audit ended in order, in seconds since 1970. This and what it found are absent before the first.',
+    type: 'gauge',
+    read: value(({ audit }) => audit.last?.finished_at_seconds ?? null),
+  },
+  {
+    name: 'market_sync_audit_duration_seconds',
+    help: 'How long the last audit took, with what it waited for.',
+    type: 'gauge',
+    read: value(({ audit }) => audit.last?.duration_seconds ?? null),
+  },
+  {
+    name: 'market_sync_audit_bookings',
+    help: 'Bookings that the last audit compared.',
+    type: 'gauge',
+    read: value(({ audit }) => audit.last?.bookings ?? null),
+  },
+  {
+    name: 'market_sync_audit_found',
+    help: 'What the last audit found, by kind, repaired or not.',
+    type: 'gauge',
+    read: ({ audit }) =>
+      (audit.last?.kinds ?? []).map(({ kind, found }) => ({ labels: { kind }, value: found })),
+  },
+  {
+    name: 'market_sync_audit_repaired',
+    help: 'How much of what the last audit found it has repaired, by kind.',
+    type: 'gauge',
+    read: ({ audit }) =>
+      (audit.last?.kinds ?? []).map(({ kind, repaired }) => ({ labels: { kind }, value: repaired })),
+  },
+  {
     name: 'market_sync_jobs',
     help: 'Jobs of the last 7 days, by queue and state: created, retry, active, completed, cancelled, failed.',
     type: 'gauge',

@@ -3,7 +3,7 @@ import { describeError } from '../errors.ts';
 import { ensureListingIndexes } from '../mongo.ts';
 import { classifyPostgresError, connect, inTransaction } from '../postgres.ts';
 import { type AuditContext, confirmListings, confirmSnapshots, type Drift, logged } from './drift-confirm.ts';
-import { findStrays, type ListingVerdict, lookAtBookings } from './drift-listings.ts';
+import { findStrays, lookAtBookings } from './drift-listings.ts';
 import { lookAtListings } from './drift-range.ts';
 import { MarketAwayError, repairDrift, rethrowAway } from './drift-repair.ts';
 import {
@@ -22,7 +22,9 @@ import {
   takeAudit,
   tryWorkLock,
 } from './drift-run.ts';
-import { lookAgain, lookAtNext, type SnapshotChunk } from './drift-snapshots.ts';
+import { findNext, lookAtSnapshots, type SnapshotVerdict } from './drift-snapshots.ts';
+import type { ListingVerdict } from './drift-verdict.ts';
+import { ListingEncoder } from './listing-bytes.ts';
 
 // One audit, from its cursor to its end: bookings by id, each chunk compared, confirmed, written down, mended, settled.
 
@@ -92,40 +94,50 @@ export const isPassing = (error: unknown): boolean =>
   error instanceof MarketAwayError || classifyPostgresError(error) === 'retryable';
 
 async function auditBookings(ctx: AuditContext, run: AuditRun): Promise<void> {
-  const look = (after: string | null): Promise<SnapshotChunk> =>
-    lookAtNext(ctx.pool, { after, limit: ctx.chunkMax, now: ctx.clock() });
+  const looking = { ...ctx, encoder: new ListingEncoder() };
   let after = run.after_booking_id;
   let compared = run.compared;
-  let next = look(after);
+  let next = takeChunk(ctx, after);
   for (;;) {
     ctx.signal.throwIfAborted();
     const startedAt = performance.now();
-    const chunk = await next;
-    const last = chunk.bookingIds.length < ctx.chunkMax ? undefined : chunk.bookingIds.at(-1);
+    const { bookingIds, snapshots } = await next;
+    const last = bookingIds.length < ctx.chunkMax ? undefined : bookingIds.at(-1);
     if (last !== undefined) {
       // PostgreSQL computes the next one while this one's listings are read.
-      next = look(last);
+      next = takeChunk(ctx, last);
       next.catch(() => undefined);
     }
-    const { verdicts: listings, documents } = await lookAtListings(ctx, {
+    const { verdicts: listings, documents } = await lookAtListings(looking, {
       after,
       upto: last,
-      bookingIds: chunk.bookingIds,
+      bookingIds,
     }).catch(rethrowMarket);
-    const { drift, inFlight, parked } = await confirm(ctx, { chunk, listings });
+    const { drift, inFlight, parked } = await confirm(ctx, { snapshots: await snapshots, listings });
     await settleChunk(ctx, run, drift, {
       after: last,
-      compared: chunk.bookingIds.length,
+      compared: bookingIds.length,
       listings: documents,
       inFlight: inFlight.size,
       parked: parked.size,
       startedAt,
     });
-    compared += chunk.bookingIds.length;
+    compared += bookingIds.length;
     ctx.onProgress?.({ compared, total: run.total, found: drift.length });
     if (last === undefined) return;
     after = last;
   }
+}
+
+/** The next bookings by id, and the look at their snapshots, which has begun. */
+async function takeChunk(
+  ctx: AuditContext,
+  after: string | null,
+): Promise<{ bookingIds: string[]; snapshots: Promise<SnapshotVerdict[]> }> {
+  const bookingIds = await findNext(ctx.pool, { after, limit: ctx.chunkMax });
+  const snapshots = lookAtSnapshots(ctx.pool, { bookingIds, now: ctx.clock() });
+  snapshots.catch(() => undefined);
+  return { bookingIds, snapshots };
 }
 
 /** PostgreSQL is read in the same breath; what is not its error is MongoDB's. */
@@ -136,12 +148,12 @@ function rethrowMarket(error: unknown): never {
 
 async function confirm(
   ctx: AuditContext,
-  { chunk, listings }: { chunk: SnapshotChunk; listings: ListingVerdict[] },
+  looked: { snapshots: SnapshotVerdict[]; listings: ListingVerdict[] },
 ): Promise<{ drift: Drift[]; inFlight: Set<string>; parked: Set<string> }> {
-  const snapshots = await confirmSnapshots(ctx, chunk.verdicts);
+  const snapshots = await confirmSnapshots(ctx, looked.snapshots);
   const wrong = new Set(snapshots.drift.map(({ bookingId }) => bookingId));
   // What a listing must say is not known while its snapshot is wrong; it is written again with it.
-  const judged = listings.filter(
+  const judged = looked.listings.filter(
     ({ bookingId, kind }) => bookingId === null || kind === 'listing_duplicate' || !wrong.has(bookingId),
   );
   const market = await confirmListings(ctx, judged).catch(rethrowMarket);
@@ -222,7 +234,7 @@ async function withLooks(
   const ids = [...new Set(unseen)];
   const isDrift = ({ kind }: { kind: string }): boolean => kind !== 'in_flight' && kind !== 'parked';
   const listings = (await lookAtBookings(ctx, ids).catch(rethrowMarket)).filter(isDrift).map(toDrift);
-  const snapshots = (await lookAgain(ctx.pool, { bookingIds: ids, now: ctx.clock() })).filter(isDrift);
+  const snapshots = (await lookAtSnapshots(ctx.pool, { bookingIds: ids, now: ctx.clock() })).filter(isDrift);
   return [
     ...drift,
     ...listings,
@@ -252,7 +264,7 @@ async function auditStrays(ctx: AuditContext, run: AuditRun): Promise<void> {
 }
 
 /** Batches of bookings that one look at the snapshots takes: the more, the fewer times a location's sensors are read. */
-const CHUNK_BATCHES = 20;
+const CHUNK_BATCHES = 40;
 
 /** What of an audit depends on the settings. */
 export const auditSettings = (config: {

@@ -3,9 +3,16 @@ import { describeError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Market } from '../mongo.ts';
 import { sleep } from '../sleep.ts';
-import { type ListingVerdict, lookAtBookings } from './drift-listings.ts';
+import { lookAtBookings } from './drift-listings.ts';
 import type { Finding } from './drift-run.ts';
-import { hasPassed, isFollowed, lookAgain, markStream, type SnapshotVerdict } from './drift-snapshots.ts';
+import {
+  hasPassed,
+  isFollowed,
+  lookAtSnapshots,
+  markStream,
+  type SnapshotVerdict,
+} from './drift-snapshots.ts';
+import type { ListingVerdict } from './drift-verdict.ts';
 import type { PublishContext } from './publish.ts';
 import type { Clock } from './reconcile.ts';
 
@@ -70,7 +77,7 @@ export async function confirmSnapshots(
     const followed = needsStream && (await untilStreamed(ctx));
     if (!followed) await sleep(SETTLE_MS, ctx.signal);
     ctx.signal.throwIfAborted();
-    const again = await lookAgain(ctx.pool, { bookingIds: [...open.keys()], now: ctx.clock() });
+    const again = await lookAtSnapshots(ctx.pool, { bookingIds: [...open.keys()], now: ctx.clock() });
     const next: typeof open = new Map();
     for (const verdict of again) {
       const before = open.get(verdict.bookingId);

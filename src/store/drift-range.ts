@@ -1,15 +1,17 @@
 import type { AuditContext } from './drift-confirm.ts';
-import { type ListingsLook, type ListingsRange, type ListingVerdict, lookAtRange } from './drift-listings.ts';
+import { type ListingsLook, type ListingsRange, lookAtRange } from './drift-listings.ts';
+import type { ListingVerdict } from './drift-verdict.ts';
+import type { ListingEncoder } from './listing-bytes.ts';
 
 /** Bookings whose listings are looked at together. More of them outlive a collection of garbage, which copies what lives. */
-const LISTINGS_MAX = 250;
+const LISTINGS_MAX = 500;
 
 /** So many times that at once: one is read while another is compared. */
 const LOOKS_MAX = 2;
 
 /** As `lookAtRange`, for as many bookings as there are: a part at a time. */
 export async function lookAtListings(
-  ctx: AuditContext,
+  ctx: AuditContext & { encoder: ListingEncoder },
   { after, upto, bookingIds }: ListingsRange,
 ): Promise<ListingsLook> {
   const parts: ListingsRange[] = [];

@@ -1,9 +1,10 @@
 import { ensureListingIndexes } from '../mongo.ts';
 import { sleep } from '../sleep.ts';
 import { type AuditContext, type Drift, logged } from './drift-confirm.ts';
-import { isOurs, type ListingVerdict, lookAtBookings } from './drift-listings.ts';
+import { lookAtBookings } from './drift-listings.ts';
 import { type Repair, subjectOf } from './drift-run.ts';
-import { lookAgain, repairSnapshots, type SnapshotRepair } from './drift-snapshots.ts';
+import { lookAtSnapshots, repairSnapshots, type SnapshotRepair } from './drift-snapshots.ts';
+import { isOurs, type ListingVerdict } from './drift-verdict.ts';
 import { deleteSeen } from './listings.ts';
 import { publishBookings } from './publish.ts';
 
@@ -73,7 +74,7 @@ async function findLeft(
   let open = [...new Set(drift.flatMap(({ bookingId }) => (bookingId === null ? [] : [bookingId])))];
   for (let round = 1; open.length > 0; round += 1) {
     const [snapshots, listings] = [
-      await lookAgain(ctx.pool, { bookingIds: open, now: ctx.clock() }),
+      await lookAtSnapshots(ctx.pool, { bookingIds: open, now: ctx.clock() }),
       await lookAtBookings(ctx, open).catch(rethrowAway),
     ];
     const still = new Set<string>();

@@ -7,21 +7,24 @@ import { type Database, query } from '../postgres.ts';
 /** What an audit may mend: see market_sync.audit_run.repair. */
 export type Repair = 'off' | 'safe' | 'all';
 
-export type FindingKind =
-  | 'snapshot_missing'
-  | 'snapshot_differs'
-  | 'snapshot_hash'
-  | 'state_missing'
-  | 'state_differs'
-  | 'state_orphan'
-  | 'listing_missing'
-  | 'listing_differs'
-  | 'listing_stale'
-  | 'listing_ahead'
-  | 'listing_id'
-  | 'listing_duplicate'
-  | 'listing_orphan'
-  | 'listing_stray';
+/** What each means: see market_sync.drift_findings.kind. */
+export const FINDING_KINDS = [
+  'snapshot_missing',
+  'snapshot_differs',
+  'snapshot_hash',
+  'state_missing',
+  'state_differs',
+  'state_orphan',
+  'listing_missing',
+  'listing_differs',
+  'listing_stale',
+  'listing_ahead',
+  'listing_id',
+  'listing_duplicate',
+  'listing_orphan',
+  'listing_stray',
+] as const;
+export type FindingKind = (typeof FINDING_KINDS)[number];
 
 export interface Finding {
   kind: FindingKind;

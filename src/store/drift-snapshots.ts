@@ -20,39 +20,29 @@ interface VerdictRow {
   fingerprint: string;
 }
 
-/** One statement: what is compared is of one moment. */
-const LOOK = `select coalesce(jsonb_agg(to_jsonb(look)), '[]') from market_sync.audit_snapshots(keys.ids, $3) look`;
-
-export interface SnapshotChunk {
-  /** Ids of the chunk, in order. */
-  bookingIds: string[];
-  verdicts: SnapshotVerdict[];
-}
-
-/** The next bookings by id, and what of their snapshots is not as it must be. */
-export async function lookAtNext(
+/** The next bookings by id. */
+export async function findNext(
   db: Database,
-  { after, limit, now }: { after: string | null; limit: number; now: Date | undefined },
-): Promise<SnapshotChunk> {
-  const rows = await query<{ ids: string[]; verdicts: VerdictRow[] }>(
-    db,
-    `with keys as materialized (select market_sync.audit_keys($1, $2) as ids)
-     select ids::text[] as ids, (${LOOK}) as verdicts from keys`,
-    [after, limit, now ?? null],
-  );
-  return { bookingIds: rows[0]?.ids ?? [], verdicts: (rows[0]?.verdicts ?? []).map(toVerdict) };
+  { after, limit }: { after: string | null; limit: number },
+): Promise<string[]> {
+  const rows = await query<{ ids: string[] }>(db, 'select market_sync.audit_keys($1, $2)::text[] as ids', [
+    after,
+    limit,
+  ]);
+  return rows[0]?.ids ?? [];
 }
 
-/** As `lookAtNext`, at these bookings. */
-export async function lookAgain(
+/** What of these bookings' snapshots is not as it must be. */
+export async function lookAtSnapshots(
   db: Database,
   { bookingIds, now }: { bookingIds: readonly string[]; now: Date | undefined },
 ): Promise<SnapshotVerdict[]> {
   if (bookingIds.length === 0) return [];
   const rows = await query<{ verdicts: VerdictRow[] }>(
     db,
-    `with keys as materialized (select $1::uuid[] as ids, $2::text as unused) select (${LOOK}) as verdicts from keys`,
-    [bookingIds, '', now ?? null],
+    // One statement: what is compared is of one moment.
+    `select coalesce(jsonb_agg(to_jsonb(look)), '[]') as verdicts from market_sync.audit_snapshots($1, $2) look`,
+    [bookingIds, now ?? null],
   );
   return (rows[0]?.verdicts ?? []).map(toVerdict);
 }

@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import { type Database, inTransaction, query, sqlStateOf } from '../postgres.ts';
+import type { Repair } from './drift-run.ts';
 import { type Reconciled, reconcileBookings } from './reconcile.ts';
 
 // What people do by hand. Each function is one call of the SQL function of the same name, which audits it in the
@@ -205,6 +206,17 @@ export async function resyncAll(db: Database, reason: string): Promise<number> {
   const rows = await query<{ id: number }>(db, 'select market_sync.resync($1) as id', [reason]);
   const id = rows[0]?.id;
   if (id === undefined) throw new Error('resync answered nothing');
+  return id;
+}
+
+/** Asks for a comparison of everything; answers the audit's id. One that is open serves all who ask. */
+export async function auditAll(
+  db: Database,
+  { reason, repair }: { reason: string; repair: Repair },
+): Promise<number> {
+  const rows = await query<{ id: number }>(db, 'select market_sync.audit($1, $2) as id', [reason, repair]);
+  const id = rows[0]?.id;
+  if (id === undefined) throw new Error('audit answered nothing');
   return id;
 }
 

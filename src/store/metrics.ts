@@ -1,4 +1,5 @@
 import { type Database, query } from '../postgres.ts';
+import { FINDING_KINDS, type FindingKind } from './drift-run.ts';
 
 /** What was done since this database was migrated, of one kind. */
 export interface Activity {
@@ -42,8 +43,23 @@ export interface Metrics {
   activity: Record<'reconcile' | 'publish' | 'failure' | 'redelivery', Activity>;
   /** Ascending buckets; those that counted nothing are left out. */
   latency: LatencyBucket[];
+  audit: AuditFigures;
   /** Without pg-boss's tables: none. */
   jobs: { queue: string; state: string; count: number }[];
+}
+
+interface AuditFigures {
+  running: boolean;
+  /** Since the last audit that ended in order, or, where none has, since audits were installed. */
+  age_seconds: number;
+  /** The last one that ended in order; null where none has. */
+  last: {
+    finished_at_seconds: number;
+    duration_seconds: number;
+    bookings: number;
+    /** Of each kind of `FINDING_KINDS`. */
+    kinds: { kind: FindingKind; found: number; repaired: number }[];
+  } | null;
 }
 
 /** Ours are a handful of queues, of six states each; whoever adds others to pg-boss does not swell every answer. */
@@ -78,12 +94,29 @@ export async function readMetrics(db: Database): Promise<Metrics> {
          from (
            select stage, bucket, sum(count) as count, sum(sum_ms) as sum_ms
            from market_sync.latency_histogram group by stage, bucket) latency),
+       'audit', (
+         select jsonb_build_object(
+           'running', exists (select from market_sync.audits where state = 'running'),
+           'age_seconds', extract(epoch from clock_timestamp() - coalesce(last.finished_at, installed.applied_at)),
+           'last', case when last.id is not null then jsonb_build_object(
+             'finished_at_seconds', extract(epoch from last.finished_at),
+             'duration_seconds', extract(epoch from last.finished_at - last.started_at),
+             'bookings', last.compared,
+             'kinds', (
+               select jsonb_agg(jsonb_build_object(
+                 'kind', kind, 'found', coalesce((last.kinds -> kind ->> 'found')::bigint, 0),
+                 'repaired', coalesce((last.kinds -> kind ->> 'repaired')::bigint, 0)))
+               from unnest($1::text[]) kind)) end)
+         from (select max(applied_at) as applied_at from market_sync.migrations) installed
+         left join (
+           select * from market_sync.audits where state = 'done' order by id desc limit 1) last on true),
        'jobs', (
          select coalesce(jsonb_agg(jsonb_build_object('queue', queue, 'state', state, 'count', count)), '[]')
          from (
            select queue, state, count(*) as count from market_sync.jobs
            group by queue, state order by queue, state limit ${JOB_COUNTS_MAX}) job)) as metrics
      from market_sync.status s`,
+    [FINDING_KINDS],
   );
   const metrics = rows[0]?.metrics;
   if (metrics === undefined) throw new Error('market_sync.checkpoint is empty: its one row was deleted');

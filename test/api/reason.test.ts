@@ -15,6 +15,7 @@ test.each([
   ['PUT', `${BOOKING}/override`],
   ['POST', '/pipeline/pause'],
   ['POST', '/pipeline/resync'],
+  ['POST', '/pipeline/audits'],
 ])('%s %s says in plain words that a reason is needed, and how long it may be', async (method, path) => {
   for (const reason of [undefined, '  ', 7, 'x'.repeat(501)]) {
     const headers = { 'content-type': 'application/json' };

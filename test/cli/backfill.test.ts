@@ -1,20 +1,20 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { query } from '../../src/postgres.ts';
+import {
+  type Command,
+  expectChunksOnce,
+  killAtRandom,
+  noteChunks,
+  startCommand,
+} from '../support/killed-command.ts';
 import { until } from '../support/pipeline.ts';
-import { createRandom } from '../support/random.ts';
 import { createScene, type Scene } from '../support/scene.ts';
 
-const MAIN = join(import.meta.dirname, '..', '..', 'src', 'main.ts');
 const KILLS = 10;
 const BOOKINGS = 4_000;
 const CHUNK = 20;
 
 let scene: Scene;
-const running = new Set<ChildProcess>();
 beforeAll(async () => {
   scene = await createScene({ settings: { BATCH_KEYS_MAX: String(CHUNK) } });
 });
@@ -27,7 +27,6 @@ beforeEach(() =>
   ),
 );
 afterEach(async () => {
-  for (const child of running) child.kill('SIGKILL');
   await query(scene.database.pool, 'drop trigger if exists slow_down on market_sync.task');
   await scene.stopPipelines();
 });
@@ -58,41 +57,12 @@ interface Line {
   eta_seconds: number | null;
 }
 
-interface Command {
-  child: ChildProcess;
-  lines: Line[];
-  stdout(): string;
-  stderr(): string;
-  ended: Promise<number | null>;
-}
-
 /** `market-sync backfill` into a pipe, in one process that can be killed. */
-function startBackfill(...options: string[]): Command {
-  const child = spawn(process.execPath, [MAIN, 'backfill', ...options], {
-    env: {
-      PATH: process.env.PATH,
-      DATABASE_URL: scene.database.url,
-      BATCH_KEYS_MAX: String(CHUNK),
-      LOG_LEVEL: 'error',
-    },
-    stdio: ['ignore', 'pipe', 'pipe'],
+const startBackfill = (...options: string[]): Command =>
+  startCommand(['backfill', ...options], {
+    DATABASE_URL: scene.database.url,
+    BATCH_KEYS_MAX: String(CHUNK),
   });
-  running.add(child);
-  const lines: Line[] = [];
-  let [stdout, stderr] = ['', ''];
-  createInterface({ input: child.stdout }).on('line', (line) => {
-    stdout += `${line}\n`;
-    if (line.startsWith('{')) lines.push(JSON.parse(line) as Line);
-  });
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    stderr += text;
-  });
-  const ended = once(child, 'close').then(([code]) => {
-    running.delete(child);
-    return code as number | null;
-  });
-  return { child, lines, stdout: () => stdout, stderr: () => stderr, ended };
-}
 
 const doneSoFar = async (): Promise<number> =>
   (await query<{ done: number }>(scene.database.pool, 'select done from market_sync.backfills'))[0]?.done ??
@@ -103,50 +73,26 @@ test('row 24: killed at random ten times, with no pipeline about, it goes on whe
 }, async () => {
   const { pool } = scene.database;
   await insertBookings(BOOKINGS);
-  await slowDown();
-  // A sequence remembers what was rolled back: every chunk that came as far as its cursor counts.
-  await query(
-    pool,
-    `create sequence chunk_attempts;
-       create table chunk_done (after uuid, upto uuid);
-       create function count_chunk() returns trigger language plpgsql as $$
-       begin
-         perform nextval('chunk_attempts');
-         insert into chunk_done values (old.after_booking_id, new.after_booking_id);
-         return null;
-       end $$;
-       create trigger count_chunk after update of after_booking_id on market_sync.task for each row
-         when (old.after_booking_id is distinct from new.after_booking_id) execute function count_chunk()`,
-  );
-  const random = createRandom(4_242);
-  for (let kill = 0; kill < KILLS; kill += 1) {
-    const command = startBackfill();
-    // Somewhere on its way, but never so far that nothing is left for the kills that follow.
-    const target = (await doneSoFar()) + 1 + random.below(BOOKINGS / KILLS / 2);
-    await until('it has come that far', async () => {
-      if (command.child.exitCode !== null) throw new Error(`it ended: ${command.stderr()}`);
-      return (await doneSoFar()) >= target;
-    });
-    command.child.kill('SIGKILL');
-    await command.ended;
-    expect(await doneSoFar()).toBeLessThan(BOOKINGS);
-  }
+  await noteChunks(pool, 'market_sync.task');
+  await killAtRandom({
+    start: startBackfill,
+    doneSoFar,
+    kills: KILLS,
+    // Never so far that nothing is left for the kills that follow.
+    stepMax: BOOKINGS / KILLS / 2,
+    seed: 4_242,
+  });
+  expect(await doneSoFar()).toBeLessThan(BOOKINGS);
   const last = startBackfill();
   expect(await last.ended).toBe(0);
   expect(last.stderr()).toContain('this command does the work itself');
-  expect(last.lines.at(-1)).toMatchObject({ state: 'done', total: BOOKINGS, done: BOOKINGS });
+  expect(last.lines<Line>().at(-1)).toMatchObject({ state: 'done', total: BOOKINGS, done: BOOKINGS });
 
-  const chunks = await query<{ after: string | null; upto: string }>(pool, 'select * from chunk_done');
-  // Each committed chunk begins where another ended, so none was done twice.
-  expect(new Set(chunks.map((chunk) => chunk.after)).size).toBe(chunks.length);
-  expect(new Set(chunks.map((chunk) => chunk.upto)).size).toBe(chunks.length);
-  const [attempts] = await query<{ count: number }>(pool, 'select last_value as count from chunk_attempts');
-  expect(attempts?.count).toBeLessThanOrEqual(chunks.length + KILLS);
+  await expectChunksOnce(pool, { table: 'market_sync.task', kills: KILLS, chunksMin: BOOKINGS / CHUNK - 1 });
   expect((await query(pool, 'select from market_inventory_snapshots where revision = 1')).length).toBe(
     BOOKINGS,
   );
   expect((await query(pool, 'select from market_sync.task')).length).toBe(1);
-  await query(pool, 'drop trigger count_chunk on market_sync.task; drop function count_chunk');
 });
 
 test('beside a pipeline it shows that one at work, as lines of JSON, and ends with 0', async () => {
@@ -155,9 +101,9 @@ test('beside a pipeline it shows that one at work, as lines of JSON, and ends wi
   const command = startBackfill('--reason', 'a test of it');
   expect(await command.ended, command.stderr()).toBe(0);
   expect(command.stderr()).toBe('');
-  const last = command.lines.at(-1);
+  const last = command.lines<Line>().at(-1);
   expect(last).toMatchObject({ state: 'done', total: 200, done: 200, failed: 0, error: null, paused: false });
-  expect(new Set(command.lines.map((line) => line.id)).size).toBe(1);
+  expect(new Set(command.lines<Line>().map((line) => line.id)).size).toBe(1);
   const [audited] = await query<{ reason: string }>(
     scene.database.pool,
     `select reason from market_sync.audit_log where action = 'backfill' and details ->> 'job_id' = $1`,
@@ -173,23 +119,23 @@ test('Ctrl-C leaves it to the pipeline and says how to watch and cancel it; --ca
   await query(pool, `select market_sync.pause('held up by a test')`);
   try {
     const left = startBackfill();
-    await until('it waits', () => left.lines.length > 0);
-    expect(left.lines[0]).toMatchObject({ state: 'queued', done: 0, paused: true });
+    await until('it waits', () => left.lines<Line>().length > 0);
+    expect(left.lines<Line>()[0]).toMatchObject({ state: 'queued', done: 0, paused: true });
     left.child.kill('SIGINT');
     expect(await left.ended).toBe(130);
     expect(left.stderr()).toContain('goes on without this command. Watch it: market-sync backfill');
 
     const detached = startBackfill('--detach');
     expect(await detached.ended).toBe(0);
-    expect(detached.stdout()).toBe(`${left.lines[0]?.id}\n`);
+    expect(detached.stdout()).toBe(`${left.lines<Line>()[0]?.id}\n`);
 
     const waiting = startBackfill();
-    await until('another waits', () => waiting.lines.length > 0);
+    await until('another waits', () => waiting.lines<Line>().length > 0);
     const cancelling = startBackfill('--cancel');
     expect(await cancelling.ended).toBe(0);
     expect(cancelling.stdout()).toContain('cancelled');
     expect(await waiting.ended).toBe(1);
-    expect(waiting.lines.at(-1)).toMatchObject({ state: 'cancelled' });
+    expect(waiting.lines<Line>().at(-1)).toMatchObject({ state: 'cancelled' });
     const nothing = startBackfill('--cancel');
     expect(await nothing.ended).toBe(0);
     expect(nothing.stdout()).toBe('no backfill is open\n');

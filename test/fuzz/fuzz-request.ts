@@ -104,7 +104,10 @@ const named = (parameters: Parameter[], values: (string | undefined)[]): [string
   });
 
 function pathValues({ name, schema }: Parameter, bookingIds: readonly string[]): fc.Arbitrary<string> {
-  const known = name === 'job_id' ? fc.constant('@job') : fc.constantFrom(...bookingIds);
+  // Audits are counted from 1.
+  const audits = fc.constantFrom('1', '2', '3');
+  const known =
+    name === 'job_id' ? fc.constant('@job') : name === 'audit_id' ? audits : fc.constantFrom(...bookingIds);
   return fc.oneof(
     { weight: 12, arbitrary: known },
     { weight: 1, arbitrary: validValues(schema).map(String) },

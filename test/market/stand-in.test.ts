@@ -46,6 +46,47 @@ describe('what it keeps', () => {
     });
   });
 
+  test('what a unique index tells of a filter is what the documents tell', async () => {
+    const ids = Array.from({ length: 4 }, (_, n) => `0000000${n}-0000-4000-8000-000000000000`);
+    const long = 'x'.repeat(1_000);
+    const keys = [
+      ...ids,
+      `${ids[1]}!`,
+      `${ids[2]}"`,
+      long,
+      '',
+      17,
+      true,
+      { a: 1 },
+      new ObjectId(),
+      new Date(0),
+    ];
+    await collection.insertMany([...keys.map((key) => ({ key, n: 1 })), { n: 1 }]);
+    const id = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+    const filters: Document[] = [
+      { key: { $not: id } },
+      { key: id },
+      { key: { $gt: ids[0], $lte: ids[2] } },
+      { key: { $lte: ids[1] } },
+      { key: { $gt: ids[1], $lte: ids[3] } },
+      { key: { $gte: '' } },
+      { key: { $ne: ids[0] } },
+      { key: { $exists: false } },
+      { key: { $type: 'string' } },
+      { key: { $gt: 5 } },
+    ];
+    const ask = (): Promise<string[][]> =>
+      Promise.all(
+        filters.map(async (filter) =>
+          (await collection.find(filter).toArray()).map(({ _id }) => String(_id)).toSorted(),
+        ),
+      );
+    const read = await ask();
+    expect(read.map((found) => found.length)).toEqual([10, 4, 3, 3, 4, 8, 13, 1, 8, 1]);
+    await collection.createIndex({ key: 1 }, { unique: true });
+    expect(await ask()).toEqual(read);
+  });
+
   test('databases and collections are listed, dropped, and do not mix', async () => {
     await collection.insertOne({ a: 1 });
     const other = collection.db.collection('others');

@@ -33,6 +33,9 @@ beforeAll(async () => {
   );
   const jobs = `select from market_sync.jobs where state = 'completed' limit 1`;
   await until('a job is done', async () => (await pool.query(jobs)).rowCount === 1);
+  await pool.query(`select market_sync.audit('so that there is one')`);
+  const audited = `select from market_sync.audits where state = 'done'`;
+  await until('an audit has ended', async () => (await pool.query(audited)).rowCount === 1);
   const app = createApi(apiContext({ pool, market: scene.market.market }));
   await app.request('/healthz');
   families = parseExposition(await (await app.request('/metrics')).text());

@@ -39,7 +39,6 @@ test('every section of the runbook belongs to an alert, or is about what people 
   expect(anchors.filter((anchor) => !meant.includes(anchor))).toEqual([
     'restoring-postgresql',
     'failing-over',
-    'drift-found',
     'metrics',
   ]);
 });
@@ -105,6 +104,7 @@ test('the dashboard has its variables, panels of their own places, and a row for
     'Pipeline',
     'Slot and WAL',
     'Queue',
+    'Audit',
     'HTTP',
     'Process',
   ]);

@@ -292,6 +292,13 @@ const CHECKS: Record<string, Check> = {
       ]);
     },
   },
+  audits: {
+    role: READER,
+    does: async ({ results: [rows] }) => {
+      expect(rows?.[0]).toMatchObject({ state: 'done', repair: 'off', found: 1, repaired: 0, error: null });
+      expect(rows?.[0]?.kinds).toEqual({ listing_differs: { found: 1, repaired: 0 } });
+    },
+  },
   hold: {
     role: OPERATOR,
     does: async (ran) => {

@@ -216,12 +216,17 @@ test('the API answers every read on a login of its own', async () => {
   await call('PUT', `/storage-guard/snapshots/${bookingId}/override`, { grade: 'B', reason: 'to be read' });
   const started = await call('POST', '/storage-guard/snapshots/backfill');
   const { id: jobId } = started.body.job as { id: string };
+  const asked = await call('POST', '/pipeline/audits', { reason: 'to be read' });
+  const { id: auditId } = asked.body.audit as { id: number };
   const { paths } = (await (await api.request('/openapi.json')).json()) as OpenApi;
   const reads = Object.keys(paths).filter((path) => paths[path]?.get !== undefined);
   expect(reads.length).toBeGreaterThan(12);
   for (const path of reads) {
     const abort = new AbortController();
-    const address = path.replace('{booking_id}', bookingId).replace('{job_id}', jobId);
+    const address = path
+      .replace('{booking_id}', bookingId)
+      .replace('{job_id}', jobId)
+      .replace('{audit_id}', String(auditId));
     const response = await api.request(address, { signal: abort.signal });
     expect(response.status, `${address}: ${response.status === 200 ? '' : await response.text()}`).toBe(200);
     if (path !== '/pipeline/events') continue;
@@ -257,6 +262,7 @@ test('the API acts on a login of its own, and the audit names its caller', async
     ['resume', 'POST', '/pipeline/resume'],
     ['resync', 'POST', '/pipeline/resync', { reason }],
     ['backfill', 'POST', '/storage-guard/snapshots/backfill'],
+    ['audit', 'POST', '/pipeline/audits', { reason }],
   ];
   const [before] = await query<{ id: number }>(
     reader.pool,

@@ -124,6 +124,7 @@ const RELATIONS: Record<string, Privileges> = {
   market_inventory_snapshots: { ...VIEW, consumer: 'select (booking_id)', publisher: 'select' },
   // Views.
   audit_log: VIEW,
+  audits: VIEW,
   backfills: VIEW,
   drift: VIEW,
   drift_findings: VIEW,

@@ -23,12 +23,20 @@ export function parse(bytes: Buffer): Elements {
   return elements;
 }
 
-export function assemble(elements: Iterable<Buffer>): Buffer {
-  const parts = [Buffer.alloc(4), ...elements, Buffer.alloc(1)];
-  const bytes = Buffer.concat(parts);
-  bytes.writeInt32LE(bytes.length, 0);
-  return bytes;
+export const assemble = (elements: Iterable<Buffer>): Buffer => Buffer.concat(documentPieces(elements));
+
+/** A document with these elements (or pieces of them) as the pieces that it consists of: nothing is copied yet. */
+function documentPieces(elements: Iterable<Buffer>): Buffer[] {
+  const head = Buffer.alloc(4);
+  const pieces = [head, ...elements, END];
+  head.writeInt32LE(
+    pieces.reduce((bytes, piece) => bytes + piece.length, 0),
+    0,
+  );
+  return pieces;
 }
+
+const END = Buffer.alloc(1);
 
 export const encode = (document: Document): Buffer =>
   Buffer.from(serialize(document, { ignoreUndefined: true }));
@@ -56,14 +64,17 @@ export function nestedBytes(element: Buffer | undefined, kind: 'document' | 'arr
   return element.subarray(element.indexOf(0, 1) + 1);
 }
 
-/** An element that holds an array of documents, without encoding them again. */
-export function arrayElement(name: string, documents: readonly Buffer[]): Buffer {
-  const items = documents.map((document, index) => nestedElement(TYPE_DOCUMENT, String(index), document));
-  return nestedElement(TYPE_ARRAY, name, assemble(items));
+/** The pieces of an element that holds an array of documents, without encoding or copying them. */
+export function arrayPieces(name: string, documents: readonly Buffer[]): Buffer[] {
+  const items = documents.flatMap((document, index) => [elementHead(TYPE_DOCUMENT, String(index)), document]);
+  return [elementHead(TYPE_ARRAY, name), ...documentPieces(items)];
 }
 
-export const documentElement = (name: string, document: Buffer): Buffer =>
-  nestedElement(TYPE_DOCUMENT, name, document);
+/** The pieces of an element that holds a document with these elements. */
+export const elementPieces = (name: string, elements: Iterable<Buffer>): Buffer[] => [
+  elementHead(TYPE_DOCUMENT, name),
+  ...documentPieces(elements),
+];
 
-const nestedElement = (type: number, name: string, value: Buffer): Buffer =>
-  Buffer.concat([Buffer.of(type), Buffer.from(`${name}\0`), value]);
+const elementHead = (type: number, name: string): Buffer =>
+  Buffer.from(`${String.fromCharCode(type)}${name}\0`);

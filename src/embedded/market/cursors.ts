@@ -1,5 +1,5 @@
 import { Long } from 'bson';
-import { arrayElement, assemble, documentElement, encode, parse } from './bson.ts';
+import { arrayPieces, assemble, elementPieces, encode, parse } from './bson.ts';
 import { CommandFailure, FAILURE } from './values.ts';
 
 const CURSORS_MAX = 200;
@@ -76,11 +76,10 @@ async function takeBatch(cursor: Cursor, size: number): Promise<Buffer[]> {
   return batch;
 }
 
-/** Put together from the documents' bytes. */
+/** Put together from the documents' bytes, which are copied once. */
 function toReply(id: string, namespace: string, { name, batch }: { name: string; batch: Buffer[] }): Buffer {
   const fields = parse(encode({ id: Long.fromString(id), ns: namespace, ok: 1 }));
   const ok = fields.get('ok') as Buffer;
   fields.delete('ok');
-  const cursor = assemble([...fields.values(), arrayElement(name, batch)]);
-  return assemble([documentElement('cursor', cursor), ok]);
+  return assemble([...elementPieces('cursor', [...fields.values(), ...arrayPieces(name, batch)]), ok]);
 }

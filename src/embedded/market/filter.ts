@@ -23,6 +23,12 @@ export function compileFilter(filter: Document): (elements: Elements) => boolean
   return (elements) => query.test(decodeFields(elements, fields));
 }
 
+/** As `compileFilter`, for documents that are decoded. */
+export function compilePlainFilter(filter: Document): (document: Document) => boolean {
+  const query = new Query(filter, options);
+  return (document) => query.test(document);
+}
+
 /** The top-level fields that a filter looks at; undefined for all. */
 function fieldsOf(filter: Document): Set<string> | undefined {
   const fields = new Set<string>();

@@ -1,14 +1,8 @@
 import type { Database } from '../../postgres.ts';
 import { type Document, parse } from './bson.ts';
 import { keyValueOf, uniqueKeysOf } from './keys.ts';
-import {
-  type Collection,
-  deleteIndexes,
-  type Index,
-  insertIndex,
-  insertKeys,
-  scanDocuments,
-} from './storage.ts';
+import { scanDocuments } from './scan.ts';
+import { type Collection, deleteIndexes, type Index, insertIndex, insertKeys } from './storage.ts';
 import { CommandFailure, documentOf, FAILURE, textOf } from './values.ts';
 
 /**

@@ -79,6 +79,20 @@ export function lookupOf(
   return undefined;
 }
 
+/** The unique index over the one path that a filter asks about: where its keys are texts they tell what matches. */
+export function coveringIndex(indexes: readonly Index[], filter: Document): Index | undefined {
+  const [path, ...others] = Object.keys(filter);
+  // Keys of `_id` are rarely texts.
+  if (path === undefined || others.length > 0 || path === '_id' || path.includes('.')) return undefined;
+  return indexes.find(({ unique, keys }) => unique && Object.keys(keys).join() === path);
+}
+
+/** The text that a key of one path stands for; undefined where it is another value, or too long for a key. */
+export function textOfKey(key: string): string | undefined {
+  const value: unknown = key.startsWith('["') ? JSON.parse(key)[0] : undefined;
+  return typeof value === 'string' ? value : undefined;
+}
+
 /** Keys of one unique index, between two of them: which of its documents can match. */
 export interface KeyRange {
   indexId: number;
@@ -88,7 +102,7 @@ export interface KeyRange {
 
 /**
  * What a filter asks of a unique index by a range of texts like ids. Undefined for any other. What is not like an id and
- * lies between is found too, unless it has a quote in it.
+ * lies between is found too, unless it has a quote in it or is too long for a key.
  */
 export function rangeOf(indexes: readonly Index[], filter: Document): KeyRange | undefined {
   const [entry, ...others] = Object.entries(filter);
@@ -108,6 +122,11 @@ export function rangeOf(indexes: readonly Index[], filter: Document): KeyRange |
   };
 }
 
+/** Whether a document with this key matches for certain: an id that lies in the range. Of any other the filter decides. */
+export const isInRange = ({ from }: KeyRange, key: string | undefined): boolean =>
+  key !== undefined && ID_KEY.test(key) && key !== `${from}"]`;
+
+const ID_KEY = /^\["[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"\]$/;
 const ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const isBound = (name: string): boolean => name === '$gt' || name === '$lte';
 

@@ -2,24 +2,28 @@ import { aggregate } from 'mingo';
 import { compare, resolve } from 'mingo/util';
 import type { Database } from '../../postgres.ts';
 import { assemble, type Document, decode, decodeFields, type Elements, encode, parse } from './bson.ts';
-import { compileFilter, topOf } from './filter.ts';
-import { lookupOf, rangeOf, type UniqueKey } from './keys.ts';
-import {
-  type Collection,
-  countDocuments,
-  findByKeys,
-  type StoredRow,
-  scanDocuments,
-  scanKeyRange,
-} from './storage.ts';
+import { compileFilter, compilePlainFilter, topOf } from './filter.ts';
+import { coveringIndex, isInRange, lookupOf, rangeOf, textOfKey, type UniqueKey } from './keys.ts';
+import { scanDocuments, scanKeyRange, scanKeys } from './scan.ts';
+import { type Collection, countDocuments, findByKeys, type Index, type StoredRow } from './storage.ts';
 import { CommandFailure, FAILURE } from './values.ts';
 
 /** What a sort or an aggregation may hold in memory. */
 const HELD_BYTES_MAX = 64 * 1024 * 1024;
 
-interface Found {
-  body: Buffer;
-  document: Elements;
+/** A document that was read; what is passed on as it is need not be parsed. */
+class Found {
+  readonly body: Buffer;
+  #document: Elements | undefined;
+
+  constructor(body: Buffer) {
+    this.body = body;
+  }
+
+  get document(): Elements {
+    this.#document ??= parse(this.body);
+    return this.#document;
+  }
 }
 
 /** The documents that match, as a stream; each chunk read is a view of its own. */
@@ -27,13 +31,18 @@ async function* findMatches(db: Database, collection: Collection, filter: Docume
   const lookup = lookupOf(collection.indexes, filter);
   const matches = compileFilter(lookup?.rest ?? filter);
   const range = lookup === undefined ? rangeOf(collection.indexes, filter) : undefined;
-  const scan = (): AsyncGenerator<StoredRow[]> =>
-    range === undefined ? scanDocuments(db, collection.id) : scanKeyRange(db, collection.id, range);
+  const scan = (): AsyncGenerator<StoredRow[]> => {
+    if (range !== undefined) return scanKeyRange(db, collection.id, range);
+    const index = coveringIndex(collection.indexes, filter);
+    return index === undefined
+      ? scanDocuments(db, collection.id)
+      : readCovered(db, collection.id, { index, filter });
+  };
   const chunks = lookup === undefined ? scan() : readByKeys(db, collection.id, lookup.keys);
   for await (const rows of chunks) {
-    for (const { body } of rows) {
-      const document = parse(body);
-      if (matches(document)) yield { body, document };
+    for (const { body, key } of rows) {
+      const found = new Found(body);
+      if ((range !== undefined && isInRange(range, key)) || matches(found.document)) yield found;
     }
   }
 }
@@ -47,6 +56,27 @@ async function* readByKeys(
   for (let start = 0; start < keys.length; start += KEYS_AT_ONCE) {
     const rows = await findByKeys(db, collectionId, keys.slice(start, start + KEYS_AT_ONCE));
     yield [...rows.values()];
+  }
+}
+
+/** The documents whose keys may match: the others are not read. */
+async function* readCovered(
+  db: Database,
+  collectionId: number,
+  { index, filter }: { index: Index; filter: Document },
+): AsyncGenerator<StoredRow[]> {
+  const path = Object.keys(index.keys).join();
+  const matches = compilePlainFilter(filter);
+  for await (const keys of scanKeys(db, index.id)) {
+    const open = keys.filter((key) => {
+      const text = textOfKey(key);
+      return text === undefined || matches({ [path]: text });
+    });
+    yield* readByKeys(
+      db,
+      collectionId,
+      open.map((key) => ({ indexId: index.id, key })),
+    );
   }
 }
 
@@ -101,9 +131,15 @@ function compileProjection(projection: Document): (found: Found) => Buffer {
   };
 }
 
+interface Sorted {
+  found: Found;
+  /** The fields that it is sorted by. */
+  plain: Document;
+}
+
 async function sortMatches(matches: AsyncIterable<Found>, { sort, skip, limit }: Find): Promise<Found[]> {
   const fields = new Set(Object.keys(sort).map(topOf));
-  const order = (a: Found & { plain: Document }, b: Found & { plain: Document }): number => {
+  const order = (a: Sorted, b: Sorted): number => {
     for (const [path, direction] of Object.entries(sort)) {
       const difference = compare(resolve(a.plain, path), resolve(b.plain, path));
       if (difference !== 0) return difference * Number(direction);
@@ -111,18 +147,21 @@ async function sortMatches(matches: AsyncIterable<Found>, { sort, skip, limit }:
     return 0;
   };
   const wanted = limit === 0 ? Number.POSITIVE_INFINITY : skip + limit;
-  let held: (Found & { plain: Document })[] = [];
+  let held: Sorted[] = [];
   let heldBytes = 0;
   for await (const found of matches) {
-    held.push({ ...found, plain: decodeFields(found.document, fields) });
+    held.push({ found, plain: decodeFields(found.document, fields) });
     heldBytes += found.body.length;
     if (held.length > 2 * wanted + 100) {
       held = held.sort(order).slice(0, wanted);
-      heldBytes = held.reduce((sum, { body }) => sum + body.length, 0);
+      heldBytes = held.reduce((sum, { found: { body } }) => sum + body.length, 0);
     }
     checkHeld(heldBytes);
   }
-  return held.sort(order).slice(0, wanted);
+  return held
+    .sort(order)
+    .slice(0, wanted)
+    .map(({ found }) => found);
 }
 
 function checkHeld(bytes: number): void {

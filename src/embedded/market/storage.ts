@@ -1,11 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import type { Pool } from 'pg';
 import { type Database, inTransaction, query, queryPrepared } from '../../postgres.ts';
-import { type KeyRange, keyName, type UniqueKey } from './keys.ts';
-
-/** Documents are read in chunks of this many, and of about this many bytes: what one cursor or write holds at most. */
-const CHUNK_DOCUMENTS_MAX = 500;
-const CHUNK_BYTES_MAX = 8 * 1024 * 1024;
+import { keyName, type UniqueKey } from './keys.ts';
 
 export interface Collection {
   id: number;
@@ -24,6 +20,8 @@ export interface Index {
 export interface StoredRow {
   id: number;
   body: Buffer;
+  /** The key that it was found by, in a range of them. */
+  key?: string;
 }
 
 export async function createSchema(pool: Pool): Promise<void> {
@@ -128,62 +126,6 @@ export async function countDocuments(db: Database, collectionId: number): Promis
   );
   return (rows[0] as { count: number }).count;
 }
-
-/** Every document in chunks, in the order of insertion. Each chunk is a view of its own; none comes twice. */
-export async function* scanDocuments(db: Database, collectionId: number): AsyncGenerator<StoredRow[]> {
-  let afterId = 0;
-  for (;;) {
-    const rows = await query<StoredRow>(
-      db,
-      `select id, body from (
-         select id, body, sum(octet_length(body)) over (order by id) - octet_length(body) as bytes_before
-         from (select id, body from embedded_market.documents
-               where collection_id = $1 and id > $2 order by id limit $3) chunk
-       ) measured where bytes_before < $4 order by id`,
-      [collectionId, afterId, CHUNK_DOCUMENTS_MAX, CHUNK_BYTES_MAX],
-    );
-    const last = rows.at(-1);
-    if (last === undefined) return;
-    yield rows;
-    afterId = last.id;
-  }
-}
-
-/** As `scanDocuments`, those with a key in the range, by key: the embedded cluster's collation is C.UTF-8. */
-export async function* scanKeyRange(
-  db: Database,
-  collectionId: number,
-  { indexId, from, to }: KeyRange,
-): AsyncGenerator<StoredRow[]> {
-  let after = from;
-  for (;;) {
-    const rows = await queryPrepared<StoredRow & { key: string }>(db, SCAN_KEY_RANGE, [
-      collectionId,
-      indexId,
-      after,
-      to,
-      CHUNK_DOCUMENTS_MAX,
-      CHUNK_BYTES_MAX,
-    ]);
-    const last = rows.at(-1);
-    if (last === undefined) return;
-    yield rows;
-    if (rows.length < CHUNK_DOCUMENTS_MAX && last.key === to) return;
-    after = last.key;
-  }
-}
-
-const SCAN_KEY_RANGE = {
-  name: 'market_scan_key_range',
-  text: `
-    select key, id, body from (
-      select key, id, body, sum(octet_length(body)) over (order by key) - octet_length(body) as bytes_before
-      from (select k.key, d.id, d.body
-            from embedded_market.unique_keys k
-            join embedded_market.documents d on d.collection_id = $1 and d.id = k.document_id
-            where k.index_id = $2 and k.key > $3 and k.key <= $4 order by k.key limit $5) chunk
-    ) measured where bytes_before < $6 order by key`,
-};
 
 const FIND_BY_KEYS = {
   name: 'market_find_by_keys',

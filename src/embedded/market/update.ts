@@ -5,7 +5,7 @@ import {
   decode,
   decodeCommand,
   decodeFields,
-  documentElement,
+  elementPieces,
   type Elements,
   encode,
   nestedBytes,
@@ -110,7 +110,7 @@ export function applyUpsert(update: Update): Elements {
     for (const [path, element] of fields) (path === '_id' ? document : set).set(path, element);
   }
   set.delete('_id');
-  const change = new Map([...update.change, ['$set', documentElement('$set', assemble(set.values()))]]);
+  const change = new Map([...update.change, ['$set', Buffer.concat(elementPieces('$set', set.values()))]]);
   change.delete('$setOnInsert');
   return setFields(document, change) ?? computeFields(document, { ...update, change });
 }
