@@ -69,9 +69,9 @@ export async function loadWorldOfBookings(client: Client, bookingIds: readonly s
     readings: (await select('select * from sensor_readings where sensor_id = any ($1)', sensorIds)).map(
       parseReading,
     ),
-    detections: (
-      await select('select * from pest_detections where location_id = any ($1)', locationIds)
-    ).map(parseDetection),
+    detections: (await select('select * from pest_detections where location_id = any ($1)', locationIds)).map(
+      parseDetection,
+    ),
     complianceCertificates: (
       await select('select * from compliance_certificates where vendor_id = any ($1)', distinct('vendor_id'))
     ).map(parseComplianceCertificate),
