@@ -3,7 +3,6 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import { PgBoss } from 'pg-boss';
 import { EnvironmentError } from './errors.ts';
-import type { Logger } from './log.ts';
 import { whileAnswered } from './lost-answer.ts';
 import { query, sqlStateOf, toConnectionError } from './postgres.ts';
 import type { Step, StepContext } from './step.ts';

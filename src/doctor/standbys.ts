@@ -63,7 +63,8 @@ async function lookFromPrimary(ctx: PostgresContext): Promise<Finding> {
       statements(['alter system set hot_standby_feedback = on', 'select pg_reload_conf()']),
     );
   }
-  const waitedFor = (await readSettings(ctx)).get('synchronized_standby_slots')?.match(SETTING_NAMES) ?? [];
+  const setting = (await readSettings(ctx)).get('synchronized_standby_slots') ?? '';
+  const waitedFor: string[] = setting.match(SETTING_NAMES) ?? [];
   const others = standbys.filter(({ slot }) => slot !== null && !waitedFor.includes(slot));
   if (others.length > 0) {
     const all = [...new Set([...waitedFor, ...others.map(({ slot }) => slot)])];

@@ -12,7 +12,7 @@ beforeAll(async () => {
   primary = await startPatient({ installed: false });
   standby = await startStandby(primary.cluster, {
     name: 'second',
-    parameters: { hot_standby_feedback: 'off' },
+    parameters: { hot_standby_feedback: 'off', max_prepared_transactions: '5' },
   });
 });
 afterAll(async () => {

@@ -6,13 +6,13 @@ import { query } from '../../src/postgres.ts';
 import { compareAll, settleAll, type VerdictContext } from '../chaos/verdict.ts';
 import { runProgram, startProgram } from '../cli/program.ts';
 import { describeCatalog } from '../support/catalog.ts';
-import { until } from '../support/pipeline.ts';
-import { type BusyApplication, startBusyApplication } from './busy-application.ts';
+import { type BusyApplication, type PhaseReport, startBusyApplication } from './busy-application.ts';
 import { fillOldListings, fillOldSnapshots, fillSource, type OldSystem } from './old-system.ts';
 import { createStage, type Stage } from './stage.ts';
 
 // Issue 6's first hour on a database that is already alive, by the commands that a person would type. TAKEOVER=full has the
-// size that it names, and an application that writes as fast as it can; see busy-application.ts for the figures.
+// size that it names, on a server whose commits wait for the disk, and an application that writes as fast as it can: each of its
+// writers waits for one statement and sends the next. It takes eight minutes, and prints what the statements took.
 const FULL = process.env.TAKEOVER === 'full';
 const SIZE: OldSystem = FULL
   ? { bookings: 50_000, readings: 1_000_000, listings: 10_000 }
@@ -20,9 +20,10 @@ const SIZE: OldSystem = FULL
 const DEADLINE_MS = FULL ? 560_000 : 60_000;
 const WRITERS = Number(process.env.TAKEOVER_WRITERS ?? (FULL ? 16 : 2));
 const PACE = process.env.TAKEOVER_STATEMENTS_PER_SECOND ?? (FULL ? '' : '100');
-const QUIET_MS = Number(process.env.TAKEOVER_QUIET_MS ?? (FULL ? 20_000 : 1_000));
-/** What other tests on the machine put off is not this one's to judge: in the small size the figures are annotated only. */
-const P99_TIMES_MAX = FULL ? Number(process.env.TAKEOVER_P99_TIMES_MAX ?? 1.5) : Number.POSITIVE_INFINITY;
+const QUIET_MS = FULL ? 10_000 : 1_000;
+/** The p99 of these against `before`. What other tests on the machine put off is not the small size's to judge. */
+const JUDGED = FULL ? ['migrate', 'migrated', 'backfill'] : [];
+const P99_TIMES_MAX = 1.5;
 
 let stage: Stage;
 let application: BusyApplication | undefined;
@@ -61,7 +62,7 @@ async function doctor(): Promise<{ code: number; troubles: string[]; durationMs:
   };
 }
 
-test('a living database is taken over under its application: doctor, plan, migrate, pipeline, backfill; nothing it does fails, and every listing is right under its old id', {
+test('a living database is taken over under its application: doctor, plan, migrate, backfill, pipeline; nothing it does fails, and every listing is right under its old id', {
   timeout: 2 * DEADLINE_MS,
 }, async ({ annotate }) => {
   const { pool, market } = stage;
@@ -78,7 +79,6 @@ test('a living database is taken over under its application: doctor, plan, migra
   application.enter('doctor and plan');
   const catalog = await describeCatalog(pool);
   const found = await doctor();
-  console.log(found);
   expect(found.code).toBe(1);
   expect(found.troubles).toContain('listing_guards warning');
   const plan = await marketSync('migrate', '--plan');
@@ -93,19 +93,6 @@ test('a living database is taken over under its application: doctor, plan, migra
   await delay(QUIET_MS / 2);
 
   application.enter('backfill');
-  // DIAG
-  const diag = setInterval(async () => {
-    const [row] = await query(
-      pool,
-      `select (select phase || ' ' || bookings_done from market_sync.resync order by id desc limit 1) as resync,
-      (select count(*) filter (where not background) || ' live, ' || count(*) filter (where background) || ' background' from market_sync.snapshot_state where (epoch, revision) > (published_epoch, published_revision)) as outbox,
-      (select state || ' ' || done || ' ' || coalesce(rate_per_second,0)::int from market_sync.task order by requested_at desc limit 1) as task,
-      (select extract(epoch from clock_timestamp() - working_since)::int from market_sync.checkpoint) as lag,
-      (select string_agg(kind || ' n=' || events, ' ') from market_sync.activity where minute >= date_trunc('minute', now())) as act`,
-    ).catch((e) => [String(e)]);
-    process.stderr.write(`PIPE ${new Date().toISOString().slice(11, 19)} ${JSON.stringify(row)}\n`);
-  }, 10_000);
-  diag.unref();
   const startedAt = performance.now();
   const backfill = await marketSync('backfill', '--reason', 'taking over');
   const seconds = (performance.now() - startedAt) / 1_000;
@@ -114,24 +101,19 @@ test('a living database is taken over under its application: doctor, plan, migra
   expect(done).toMatchObject({ state: 'done', failed: 0 });
   expect(done.done).toBeGreaterThanOrEqual(SIZE.bookings);
 
-  if (process.env.TAKEOVER_STOP) {
-    console.log(await application.stop(), seconds, done);
-    return;
-  }
   application.enter('live');
   const pipeline = startProgram(['pipeline'], stage.settings);
   await pipeline.printed(/^pipeline running$/m);
   await delay(QUIET_MS);
   const { phases, errors, failed } = await application.stop();
   application = undefined;
-  await annotate(`backfill beside live work: ${done.done} bookings in ${seconds.toFixed(1)} s`);
+  await annotate(`backfill beside the application: ${done.done} bookings in ${seconds.toFixed(1)} s`);
   for (const phase of phases) await annotate(JSON.stringify(phase));
-  console.log(phases, done.done, seconds);
+  if (FULL) report(phases);
   expect({ failed, errors }).toEqual({ failed: 0, errors: [] });
 
   await expectEveryBookingRight();
   const looked = await doctor();
-  console.log(looked);
   expect(looked.code).toBeLessThan(2);
   expect(looked.troubles).not.toContain('listing_guards warning');
   expect(await countWrongIds()).toBe(0);
@@ -139,8 +121,20 @@ test('a living database is taken over under its application: doctor, plan, migra
   expect(await pipeline.end('SIGTERM')).toMatchObject({ code: 0 });
 
   const before = phases.find(({ phase }) => phase === 'before')?.p99Ms ?? 0;
-  for (const { phase, p99Ms } of phases) expect.soft(p99Ms / before, phase).toBeLessThan(P99_TIMES_MAX);
+  for (const { phase, p99Ms } of phases) {
+    if (JUDGED.includes(phase)) expect.soft(p99Ms / before, phase).toBeLessThan(P99_TIMES_MAX);
+  }
 });
+
+function report(phases: PhaseReport[]): void {
+  const before = phases.find(({ phase }) => phase === 'before')?.p99Ms ?? Number.NaN;
+  for (const { phase, seconds, statements, p50Ms, p99Ms, maxMs } of phases) {
+    process.stdout.write(
+      `${phase}: ${Math.round(statements / seconds)} statements/s for ${Math.round(seconds)} s, ` +
+        `p50 ${p50Ms} ms, p99 ${p99Ms} ms (${(p99Ms / before).toFixed(2)} times before), at most ${maxMs} ms\n`,
+    );
+  }
+}
 
 /** The oracle on every booking there is, live or ended, and every listing. */
 async function expectEveryBookingRight(): Promise<void> {
