@@ -49,6 +49,7 @@ export class Pace {
   #batches: number | undefined;
   #liveUntilMs = Number.NEGATIVE_INFINITY;
   #waitedUntilMs = Number.NEGATIVE_INFINITY;
+  #waitingSeenMs = Number.NEGATIVE_INFINITY;
   #looked: { rows: number; atMs: number } | undefined;
   /** Undefined until it was looked twice: as if the application wrote. */
   #writesPerSecond: number | undefined;
@@ -94,9 +95,12 @@ export class Pace {
     const itemMs = tookMs / Math.max(items, 1);
     this.#itemMs = this.#itemMs === undefined ? itemMs : (this.#itemMs + itemMs) / 2;
     this.#leastItemMs = Math.min(this.#leastItemMs, itemMs);
-    if (live.waiting) this.#waitedUntilMs = now + LIVE_MS;
+    // Once is no sign: while nothing comes the consumer moves its checkpoint every ten seconds, and takes the lock for it.
+    const waits = live.waiting && now - this.#waitingSeenMs < LIVE_MS;
+    if (live.waiting) this.#waitingSeenMs = now;
+    if (waits) this.#waitedUntilMs = now + LIVE_MS;
     // It falls when an old minute is left out of it.
-    if (live.waiting || live.batches > (this.#batches ?? live.batches)) this.#liveUntilMs = now + LIVE_MS;
+    if (waits || live.batches > (this.#batches ?? live.batches)) this.#liveUntilMs = now + LIVE_MS;
     this.#batches = live.batches;
     return Math.min(
       Math.max(tookMs * this.#restForBatches, items * this.#leastItemMs * this.#restForWrites),

@@ -31,14 +31,25 @@ test('beside live batches its chunks take 10 ms, and it rests as long as it work
   expect(pace.size).toBe(50);
 });
 
-test('once somebody has waited for its lock it takes a quarter of the time', () => {
+test('once somebody has waited for its lock twice it takes a quarter of the time', () => {
   const { pace } = createPace();
+  pace.restMs({ items: 250, tookMs: 50, live: { waiting: true, batches: 5 } });
   expect(pace.restMs({ items: 250, tookMs: 50, live: { waiting: true, batches: 5 } })).toBe(150);
   expect(pace.size).toBe(50);
 });
 
+test('somebody who waits for its lock once in a while, as the checkpoint of an idle consumer does, does not slow it down', () => {
+  const { pace, pass } = createPace();
+  for (let wait = 0; wait < 3; wait += 1) {
+    expect(pace.restMs({ items: 250, tookMs: 50, live: { waiting: true, batches: 5 } })).toBe(0);
+    expect(pace.size).toBe(250);
+    pass(10_000);
+  }
+});
+
 test('when live work has not been seen for two seconds it goes at full speed again', () => {
   const { pace, pass } = createPace();
+  pace.restMs({ items: 250, tookMs: 50, live: { waiting: true, batches: 5 } });
   pace.restMs({ items: 250, tookMs: 50, live: { waiting: true, batches: 5 } });
   pass(1_999);
   expect(pace.restMs({ items: 50, tookMs: 10, live: ALONE })).toBeGreaterThan(0);
@@ -56,6 +67,7 @@ test('a minute that is left out of the count of live batches is no live batch, a
 
 test('however slow it is, a chunk has 25 bookings and a rest takes a second at most', () => {
   const { pace } = createPace();
+  pace.restMs({ items: 10, tookMs: 20_000, live: { waiting: true, batches: 5 } });
   expect(pace.restMs({ items: 10, tookMs: 20_000, live: { waiting: true, batches: 5 } })).toBe(1_000);
   expect(pace.size).toBe(25);
 });
@@ -77,6 +89,7 @@ test.each([
 
 test('whoever waits for its lock counts beside an application that writes little', () => {
   const { pace } = createPace({ writesPerSecond: 1 });
+  pace.restMs({ items: 100, tookMs: 10, live: { waiting: true, batches: 5 } });
   expect(pace.restMs({ items: 100, tookMs: 10, live: { waiting: true, batches: 5 } })).toBe(30);
 });
 
