@@ -7,7 +7,7 @@ import type { Market } from '../src/mongo.ts';
 import { classifyPostgresError } from '../src/postgres.ts';
 import { sleep } from '../src/sleep.ts';
 import { deleteListingsBefore } from '../src/store/listings.ts';
-import { countGrownTables } from '../src/store/live-work.ts';
+import { countGrownTables, readSourceWrites } from '../src/store/live-work.ts';
 import type { Clock } from '../src/store/reconcile.ts';
 import { finishResync, readEpochProgress, resyncChunk } from '../src/store/resync.ts';
 import { explainFatal } from './explain-fatal.ts';
@@ -71,6 +71,7 @@ async function resyncStep(
 ): Promise<number | 'more' | 'soon' | 'wait' | 'none'> {
   try {
     await crashPoint('resync.between_chunks');
+    if (pace.isLookDue) pace.lookAtWrites(await readSourceWrites(ctx.pool));
     const limit = pace.size;
     const progress = await resyncChunk(ctx.pool, { limit, now: ctx.clock() });
     if (progress === undefined) return 'none';

@@ -5,7 +5,7 @@ import type { Logger } from '../src/log.ts';
 import { classifyPostgresError } from '../src/postgres.ts';
 import type { AskedJob } from '../src/queue.ts';
 import { sleep } from '../src/sleep.ts';
-import { countGrownTables } from '../src/store/live-work.ts';
+import { countGrownTables, readSourceWrites } from '../src/store/live-work.ts';
 import { findPause } from '../src/store/manual-actions.ts';
 import { type PublishContext, type PublishResult, publishBookings } from '../src/store/publish.ts';
 import type { Clock } from '../src/store/reconcile.ts';
@@ -123,6 +123,7 @@ function stopIfNeeded(signal: AbortSignal): void {
 }
 
 async function backfillStep(ctx: BackfillContext, { id, pace }: { id: string; pace: Pace }): Promise<Step> {
+  if (pace.isLookDue) pace.lookAtWrites(await readSourceWrites(ctx.pool));
   const chunk = await backfillChunk(ctx.pool, { id, limit: pace.size, now: ctx.clock() });
   if (chunk.outcome === 'end') await finishTask(ctx.pool, { id });
   if (chunk.outcome !== 'more') return chunk;

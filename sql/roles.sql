@@ -140,7 +140,7 @@ begin
     market_sync.request_resync, market_sync.claim_expired, market_sync.release_claims, market_sync.delete_ended,
     market_sync.fold_measurements, market_sync.is_paused, market_sync.judge_slot, market_sync.note_source_shape,
     market_sync.list_partitions, market_sync.capture_partition, market_sync.compare_partitions, market_sync.live_work,
-    market_sync.count_grown_tables, market_sync.current_rate, market_sync.time_left
+    market_sync.source_writes, market_sync.count_grown_tables, market_sync.current_rate, market_sync.time_left
     to market_sync_consumer;
   grant select on market_sync.slot_health, market_sync.checkpoint, market_sync.settings, market_sync.resync,
     market_sync.snapshot_state, market_sync.task, market_sync.partitions

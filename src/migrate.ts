@@ -4,6 +4,7 @@ import { crashPoint } from './crash-point.ts';
 import { EnvironmentError } from './errors.ts';
 import type { Logger } from './log.ts';
 import { findPending, readMigrations, toStep } from './migrations.ts';
+import { createRest } from './migration-rests.ts';
 import { planPartitionCapture } from './partition-capture.ts';
 import { connect, query, sessionSettings, sqlStateOf } from './postgres.ts';
 import { installQueue, planQueue } from './queue-schema.ts';
@@ -11,7 +12,7 @@ import { applyRoles, planRoles } from './roles.ts';
 import { planSnapshotIndexes, verifySnapshotTable } from './snapshot-table.ts';
 import { verifySource } from './source.ts';
 import { planSourceIndexes } from './source-indexes.ts';
-import { runStep, type Step } from './step.ts';
+import { runStep, type Step, type StepContext } from './step.ts';
 
 /** Held while migrating, so that processes that start together do it one after the other. */
 const TRY_MIGRATION_LOCK = 'select pg_try_advisory_lock(5501, 2) as locked';
@@ -38,25 +39,25 @@ export async function migrate(ctx: MigrateContext, migrations = readMigrations()
   const client = await connect(pool);
   try {
     await lockMigrations(client);
+    const steps = { client, log, rest: await createRest(client, sourceSchema) };
     await verifySource(client, sourceSchema);
     await verifySnapshotTable(client, sourceSchema);
     const pending = await findPending(client, migrations);
     if (pending[0]?.number === 1) {
-      for (const step of await planSnapshotIndexes(client, sourceSchema))
-        await runStep({ client, log }, step);
+      for (const index of await planSnapshotIndexes(client, sourceSchema)) await runStep(steps, index);
     }
     for (const migration of pending) {
       await crashPoint('migrate.between_migrations');
-      await apply({ client, log }, await toStep(client, { migration, sourceSchema }));
+      await apply(steps, await toStep(client, { migration, sourceSchema }));
       log.info({ migration: migration.name }, 'migration applied');
     }
-    for (const step of await planSourceIndexes(client, sourceSchema)) {
-      await runStep({ client, log }, step);
-      log.info({ step: step.title }, 'index created');
+    for (const index of await planSourceIndexes(client, sourceSchema)) {
+      await runStep(steps, index);
+      log.info({ step: index.title }, 'index created');
     }
     await verifyInstalled(client);
-    for (const step of await planPartitionCapture(client, sourceSchema)) await runStep({ client, log }, step);
-    await installQueue(client, log);
+    for (const partition of await planPartitionCapture(client, sourceSchema)) await runStep(steps, partition);
+    await installQueue(steps);
     await applyRoles(pool, log);
     return pending.map(({ name }) => name);
   } finally {
@@ -125,7 +126,7 @@ export async function requireMigrated(pool: pg.Pool): Promise<void> {
   await verifyInstalled(pool);
 }
 
-async function apply(ctx: { client: pg.ClientBase; log: Logger }, step: Step): Promise<void> {
+async function apply(ctx: StepContext, step: Step): Promise<void> {
   try {
     await runStep(ctx, step);
   } catch (error) {

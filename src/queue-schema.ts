@@ -3,10 +3,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import { PgBoss } from 'pg-boss';
 import { EnvironmentError } from './errors.ts';
-import type { Logger } from './log.ts';
 import { whileAnswered } from './lost-answer.ts';
 import { query, sqlStateOf, toConnectionError } from './postgres.ts';
-import type { Step } from './step.ts';
+import type { Step, StepContext } from './step.ts';
 
 /**
  * Queues of the jobs that people ask for. Made with the tables: whoever asks does so inside a transaction, which pg-boss
@@ -54,11 +53,19 @@ const INDEXES_WAIT_MS = 10 * 60_000;
  * needs no right to create anything. pg-boss builds indexes of a new version beside live work, through a list of its
  * own; that list is worked off here, by the owner of the tables.
  */
-export async function installQueue(client: pg.ClientBase, log: Logger): Promise<void> {
+export async function installQueue({ client, log, rest }: StepContext): Promise<void> {
   await requireOwnQueue(client);
   const missing = await findMissingQueues(client);
   const boss = new PgBoss({
-    db: { executeSql: (text, values) => execute(client, text, values) },
+    db: {
+      executeSql: async (text, values) => {
+        const startedAt = performance.now();
+        const answer = await execute(client, text, values);
+        // What changes tables, as opposed to what reads them.
+        if (/^\s*begin;/i.test(text)) await rest?.(performance.now() - startedAt);
+        return answer;
+      },
+    },
     ...PASSIVE,
     migrate: true,
   });

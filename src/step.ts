@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import type { Logger } from './log.ts';
+import type { Rest } from './migration-rests.ts';
 import { query } from './postgres.ts';
 import { LOCK_TIMEOUT_MS, lockTables, type TableLock, withTableLocks } from './table-locks.ts';
 
@@ -52,10 +53,27 @@ function terminate(sql: string): string {
   return /--[^\n]*$/.test(text) ? `${text}\n;\n` : `${text};\n`;
 }
 
+export interface StepContext {
+  client: pg.ClientBase;
+  log: Logger;
+  /** What lets others go first after each step; without it they follow each other. */
+  rest?: Rest;
+}
+
 /** Executes a step. Throws what PostgreSQL says; of a step that is a transaction, nothing is left then. */
-export async function runStep(
+export async function runStep({ client, log, rest }: StepContext, step: Step): Promise<void> {
+  let startedAt = performance.now();
+  await execute({ client, log }, step, () => {
+    startedAt = performance.now();
+  });
+  await rest?.(performance.now() - startedAt);
+}
+
+/** `onAttempt`: what comes before is waiting. */
+async function execute(
   { client, log }: { client: pg.ClientBase; log: Logger },
   step: Step,
+  onAttempt: () => void,
 ): Promise<void> {
   if (step.transaction === undefined) {
     for (const statement of step.statements) await query(client, statement);
@@ -63,6 +81,7 @@ export async function runStep(
   }
   const { tables } = step.transaction;
   await withTableLocks({ client, log }, { what: step.title, tables }, async (lockTimeoutMs) => {
+    onAttempt();
     try {
       for (const statement of stepStatements(step, lockTimeoutMs)) await query(client, statement);
     } catch (error) {

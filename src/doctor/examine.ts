@@ -15,6 +15,7 @@ import { SLOT_CHECKS } from './slot.ts';
 import { INDEX_CHECKS } from './source-indexes.ts';
 import { SURROUNDING_CHECKS } from './source-surroundings.ts';
 import { SOURCE_TABLE_CHECKS } from './source-tables.ts';
+import { STANDBY_CHECKS } from './standbys.ts';
 
 /** From then on nothing more is looked at: what is left is skipped. */
 const DEADLINE_MS = 8_000;
@@ -28,7 +29,7 @@ const GROUPS: readonly { group: string; checks: readonly CheckDefinition<Postgre
   { group: 'privileges', checks: PRIVILEGE_CHECKS },
   { group: 'source', checks: [...SOURCE_TABLE_CHECKS, ...SURROUNDING_CHECKS, ...INDEX_CHECKS] },
   { group: 'capture', checks: CAPTURE_CHECKS },
-  { group: 'slot', checks: SLOT_CHECKS },
+  { group: 'slot', checks: [...SLOT_CHECKS, ...STANDBY_CHECKS] },
 ];
 
 const POSTGRES_REACHABLE = { group: 'connection', name: 'postgres_reachable' };

@@ -165,8 +165,8 @@ const lookAtGuards: Look = async ({ listings }) => {
   if (found.length === 0) return ok('every document has its epoch');
   const count = found.length > UNGUARDED_SHOWN_MAX ? `more than ${UNGUARDED_SHOWN_MAX}` : `${found.length}`;
   return warning(
-    `${count} documents without epoch and revision, of an older system: a backfill adopts them by booking_id`,
-    'curl -X POST -H "Authorization: Bearer $API_KEY" http://127.0.0.1:3000/storage-guard/snapshots/backfill',
+    `${count} documents without epoch and revision, of an older system: once migrated, a backfill and the first start adopt them by booking_id, and an audit those that come later`,
+    'market-sync backfill\nmarket-sync audit --repair',
   );
 };
 

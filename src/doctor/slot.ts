@@ -5,10 +5,9 @@ import { query } from '../postgres.ts';
 import { readCheckpoint } from '../store/checkpoint.ts';
 import { type CheckDefinition, failure, formatBytes, ok, skipped, warning } from './check.ts';
 import type { ClusterIdentity, PostgresContext } from './postgres-context.ts';
+import { FAILOVER_SLOTS_FROM } from './standbys.ts';
 
 type Look = CheckDefinition<PostgresContext>['look'];
-
-const FAILOVER_SLOTS_FROM = 170_000;
 
 const RUN = 'market-sync pipeline';
 

@@ -10,8 +10,6 @@ const TABLES = Object.keys(SOURCE_COLUMNS);
 /** The tables that triggers capture: bookings come by publication, however they were written. */
 const TRIGGERED = TABLES.filter((name) => name !== 'storage_bookings');
 
-const RESYNC = 'select market_sync.resync(';
-
 /** Every leaf under the source tables, and whether it has a capture of its own. */
 const PARTITIONS = `
   select c.relname as parent, tree.relid::regclass::text as leaf,
@@ -22,7 +20,7 @@ const PARTITIONS = `
   where n.nspname = $1 and c.relname = any ($2::text[]) and c.relkind = 'p' and tree.isleaf
   order by 1, 2`;
 
-const lookAtPartitions: Look = async ({ db, sourceSchema }) => {
+const lookAtPartitions: Look = async ({ db, facts, sourceSchema }) => {
   const rows = await query<{ parent: string; leaf: string; captured: boolean }>(db, PARTITIONS, [
     sourceSchema,
     TABLES,
@@ -34,8 +32,8 @@ const lookAtPartitions: Look = async ({ db, sourceSchema }) => {
   }
   return warning(
     `${listNames([...new Set(open.map((row) => row.parent))])} in ${open.length} partitions (${listNames(open.map((row) => row.leaf))}): ` +
-      'statements on a partition itself are not seen until it has its triggers, which migrate and the pipeline give it. Now:',
-    'market-sync migrate',
+      'statements on a partition itself are not seen until it has its triggers, which migrate and the pipeline give it. Now, with what was missed:',
+    facts.installed ? 'market-sync migrate\nmarket-sync audit --repair' : 'market-sync migrate',
   );
 };
 
@@ -48,7 +46,7 @@ const lookAtInheritance: Look = async ({ db, sourceSchema }) => {
   const rows = await query<{ parent: string; child: string }>(db, CHILDREN, [sourceSchema, TABLES]);
   if (rows.length === 0) return ok('no table inherits from a source table');
   return warning(
-    `${listNames(rows.map((row) => `${row.child} inherits from ${row.parent}`))}: its rows count, and its writes are not seen`,
+    `${listNames(rows.map((row) => `${row.child} inherits from ${row.parent}`))}: its rows count, and its writes are not seen until market-sync audit --repair`,
     statements(rows.map((row) => `alter table ${row.child} no inherit "${sourceSchema}".${row.parent}`)),
   );
 };
@@ -116,7 +114,7 @@ const lookAtSubscriptions: Look = async ({ db, sourceSchema }) => {
   if (rows.length === 0) return ok('none writes a table that triggers capture');
   return warning(
     `${listNames(rows.map((row) => `${row.name} (${row.tables})`))}: apply workers do not fire statement triggers, so what comes by them is not seen. ` +
-      `End them, or ask for ${RESYNC}…) after it:`,
+      'Run market-sync audit --repair after it, or end them:',
     statements(rows.map((row) => row.remedy)),
   );
 };

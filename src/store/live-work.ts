@@ -16,6 +16,12 @@ export async function readLiveWork(db: Database): Promise<LiveWork> {
   return rows[0] ?? { waiting: false, batches: 0 };
 }
 
+/** Rows that the application has written, by statistics that are a second behind. They begin anew when somebody resets them. */
+export async function readSourceWrites(db: Database): Promise<number> {
+  const rows = await query<{ rows: number }>(db, 'select market_sync.source_writes()::float8 as rows');
+  return rows[0]?.rows ?? 0;
+}
+
 /**
  * Waits for the lock of all recomputes, which recomputing takes anyway, until the end of the transaction: whoever has it from
  * here on knows how long others wait for it, apart from how long it waited itself.

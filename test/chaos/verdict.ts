@@ -2,6 +2,7 @@ import type pg from 'pg';
 import { refreshDue } from '../../pipeline/schedules.ts';
 import type { Market } from '../../src/mongo.ts';
 import { decide, readDecisions } from '../oracle/manual-rules.ts';
+import { loadWorldOfBookings } from '../oracle/source-rows.ts';
 import {
   compareListing,
   compareSnapshot,
@@ -12,17 +13,18 @@ import {
   readSnapshotRows,
   type SnapshotRow,
 } from '../support/compare.ts';
-import { computeSnapshot, type ExpectedContent, OWN_FIELDS, type OracleSettings } from '../support/oracle.ts';
+import { type ExpectedContent, OWN_FIELDS, type OracleSettings, snapshotFrom } from '../support/oracle.ts';
 import { settle } from '../support/pipeline.ts';
 import type { Observations } from './observations.ts';
 
 export interface VerdictContext {
   pool: pg.Pool;
   market: Market;
-  observations: Observations;
+  observations: Pick<Observations, 'violation'>;
   settings: OracleSettings;
 }
 
+/** Bookings whose source rows are held at once. */
 const CHUNK = 200;
 
 /** A run that has not come to rest after this long never will. */
@@ -37,7 +39,10 @@ export async function settleAll({ pool }: VerdictContext): Promise<void> {
   }
 }
 
-/** Compares every booking there is or ever was, its snapshot and its listing, with the oracle and with each other. */
+/**
+ * Compares every booking there is or ever was, its snapshot and its listing, with the oracle and with each other. Of many
+ * bookings, sooner when those of a location follow each other.
+ */
 export async function compareAll(ctx: VerdictContext, bookingIds: readonly string[]): Promise<void> {
   const client = await ctx.pool.connect();
   try {
@@ -71,14 +76,10 @@ async function compareChunk(
       .find({ booking_id: { $in: [...bookingIds] } })
       .toArray()) as unknown as (ListingDocument & { booking_id: string })[],
   );
-  const existing = new Set(
-    (
-      await client.query<{ id: string }>('select id from storage_bookings where id = any($1)', [bookingIds])
-    ).rows.map((row) => row.id),
-  );
+  const world = await loadWorldOfBookings(client, bookingIds);
   const decisions = await readDecisions(client, bookingIds, now);
   for (const id of bookingIds) {
-    const computed = existing.has(id) ? await computeSnapshot(client, id, now, ctx.settings) : null;
+    const computed = snapshotFrom(world, id, now, ctx.settings);
     const decided = decisions.get(id);
     const content = computed === null || decided === undefined ? computed : decide(computed, decided);
     judge(ctx.observations, { id, content, row: rows.get(id)?.[0], documents: documents.get(id) ?? [] });
@@ -97,7 +98,7 @@ interface Found {
   documents: readonly ListingDocument[];
 }
 
-function judge({ violation }: Observations, { id, content, row, documents }: Found): void {
+function judge({ violation }: Pick<Observations, 'violation'>, { id, content, row, documents }: Found): void {
   const [document, ...more] = documents;
   if (more.length > 0) violation('extra', `booking ${id} has ${documents.length} listings`);
   const onOffer = content?.status === 'published';

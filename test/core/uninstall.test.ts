@@ -199,3 +199,35 @@ test("a view of somebody's over market_sync is named, and nothing is taken away"
   await query(database.pool, 'drop view board');
   await uninstall(contextOf(database));
 });
+
+test('an owner who is no superuser takes away what it has installed; roles that others made stay, and are named', async () => {
+  const admin = newPool('postgres').pool;
+  await query(admin, `create role careful login createrole password 'test'`);
+  await query(admin, 'create database owned owner careful');
+  const url = new URL(cluster.url('owned'));
+  url.username = 'careful';
+  const pool = createPool({ url: url.href, applicationName: 'test', sourceSchema: 'public', log: testLog() });
+  const database = { url: url.href, name: 'owned', pool };
+  cleanups.push(async () => {
+    await query(admin, 'drop database owned with (force)');
+    await query(admin, 'drop role careful');
+  });
+  cleanups.push(() => pool.end());
+  await applyStorageGuardTables({ pool, sourceSchema: 'public' });
+  const before = await describeSource(database);
+  await migrate(contextOf(database));
+  expect((await uninstall(contextOf(database))).kept).toEqual([]);
+  expect(await describeSource(database)).toEqual(before);
+
+  // As where a superuser has made the roles for it.
+  const { pool: other } = await createForeign('made_roles');
+  await migrate({ pool: other, sourceSchema: 'public', log: testLog() });
+  await query(admin, 'alter role careful nocreaterole');
+  await migrate(contextOf(database));
+  await uninstall({ pool: other, sourceSchema: 'public', log: testLog() });
+  const { kept } = await uninstall(contextOf(database));
+  expect(kept).toHaveLength(6);
+  expect(kept[0]).toMatch(/^role market_sync_admin.*: permission denied/);
+  expect((await describeSource(database)).catalog).toEqual(before.catalog);
+  await query(admin, kept.map((line) => `drop role ${/^role (\w+)/.exec(line)?.[1]}`).join(';'));
+});

@@ -127,7 +127,9 @@ describe('on servers of their own', () => {
     expect(code).toBe(1);
     expect(stripVTControlCharacters(stdout)).toBe(stdout);
     expect(stdout).toMatch(/^ {2}ok {7}postgres_version +PostgreSQL 18/m);
-    expect(stdout).toMatch(/^ {2}warning {2}listing_guards +1 documents .*\n {6}curl /m);
+    expect(stdout).toMatch(
+      /^ {2}warning {2}listing_guards +1 documents .*\n {6}market-sync backfill\n {6}market-sync audit --repair$/m,
+    );
     expect(stdout).toMatch(/\n0 failures, 1 warning, \d+ ok, \d+ skipped \(\d+ ms\)\n$/);
   });
 

@@ -45,8 +45,8 @@ describe('a collection', () => {
     const report = await examineIt();
     expect(troublesOf(report)).toEqual({ listing_guards: 'warning' });
     expect(findCheck(report, 'listing_guards')).toMatchObject({
-      found: expect.stringMatching(/^2 documents .* a backfill adopts them/),
-      remedy: expect.stringContaining('backfill'),
+      found: expect.stringMatching(/^2 documents .* a backfill and the first start adopt them/),
+      remedy: 'market-sync backfill\nmarket-sync audit --repair',
     });
     await listings.deleteMany({});
     expect(troublesOf(await examineIt())).toEqual({});

@@ -95,7 +95,8 @@ describe('an installed database', () => {
     await replication.connect();
     await replication.query(command);
     await replication.end();
-    await patient.examineUntil({ slot: 'warning' });
+    // One that streams without a slot of its own.
+    await patient.examineUntil({ slot: 'warning', failover_standbys: 'warning' });
     await patient.run([DROP_SLOT]);
     endStandby(standby);
     await patient.examineUntil({});

@@ -48,31 +48,35 @@ export async function loadWorld(client: Client): Promise<World> {
 }
 
 /** The source rows that one booking's snapshot is made of. In `read committed`, only sound while nobody writes. */
-export async function loadWorldOfBooking(client: Client, bookingId: string): Promise<World> {
-  const select = async (text: string, value: unknown): Promise<TextRow[]> =>
-    (await client.query<TextRow>({ text, values: [value], types: AS_TEXT })).rows;
-  const bookings = await select('select * from storage_bookings where id = $1', bookingId);
-  const booking = bookings[0];
-  const locationId = booking?.location_id ?? null;
-  const sensors = await select('select * from iot_sensors where location_id = $1', locationId);
+export const loadWorldOfBooking = (client: Client, bookingId: string): Promise<World> =>
+  loadWorldOfBookings(client, [bookingId]);
+
+/** The source rows that these bookings' snapshots are made of. In `read committed`, only sound while nobody writes. */
+export async function loadWorldOfBookings(client: Client, bookingIds: readonly string[]): Promise<World> {
+  const select = async (text: string, values: readonly unknown[]): Promise<TextRow[]> =>
+    (await client.query<TextRow>({ text, values: [values], types: AS_TEXT })).rows;
+  const bookings = await select('select * from storage_bookings where id = any ($1)', bookingIds);
+  const distinct = (column: string): unknown[] => [...new Set(bookings.map((booking) => booking[column]))];
+  const locationIds = distinct('location_id');
+  const sensors = await select('select * from iot_sensors where location_id = any ($1)', locationIds);
   const sensorIds = sensors.map((sensor) => sensor.id);
   return {
     bookings: bookings.map(parseBooking),
     inspections: (
-      await select('select * from crop_inspections where id = $1', booking?.ai_inspection_id ?? null)
+      await select('select * from crop_inspections where id = any ($1)', distinct('ai_inspection_id'))
     ).map(parseInspection),
     sensors: sensors.map(parseSensor),
-    readings: (await select('select * from sensor_readings where sensor_id = any($1)', sensorIds)).map(
+    readings: (await select('select * from sensor_readings where sensor_id = any ($1)', sensorIds)).map(
       parseReading,
     ),
-    detections: (await select('select * from pest_detections where location_id = $1', locationId)).map(
+    detections: (await select('select * from pest_detections where location_id = any ($1)', locationIds)).map(
       parseDetection,
     ),
     complianceCertificates: (
-      await select('select * from compliance_certificates where vendor_id = $1', booking?.vendor_id ?? null)
+      await select('select * from compliance_certificates where vendor_id = any ($1)', distinct('vendor_id'))
     ).map(parseComplianceCertificate),
     storageCertificates: (
-      await select('select * from storage_certificates where booking_id = $1', bookingId)
+      await select('select * from storage_certificates where booking_id = any ($1)', bookingIds)
     ).map(parseStorageCertificate),
   };
 }

@@ -71,6 +71,7 @@ const FUNCTIONS: Record<string, string> = {
   'claim_snapshots(text,interval,integer,uuid[],text)': 'publisher api',
   'mark_published(uuid[],integer[],bigint[],text[],text[],double precision)': 'publisher api',
   'live_work()': 'consumer',
+  'source_writes()': 'consumer',
   'count_grown_tables()': 'consumer',
   'record_failure(uuid,text,interval,integer,integer,bigint)': 'publisher api',
   'find_unknown_versions(uuid[],integer[],bigint[],text[])': 'publisher api',
