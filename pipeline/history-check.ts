@@ -57,9 +57,10 @@ async function checkOnce(
     begun = true;
     const startedAt = new Date();
     const { compared, cut } = await checkHistory(ctx, signal);
-    await markHistoryChecked(ctx.pool, postmaster);
     await recordHistoryCheck(ctx.pool, { startedAt, compared, cut });
     ctx.log.info({ listings: compared, cut }, 'history checked against mongodb');
+    // Last, so that a comparison that counts is told of, whatever is killed in between.
+    await markHistoryChecked(ctx.pool, postmaster);
     return true;
   } catch (error) {
     if (signal.aborted) return true;
