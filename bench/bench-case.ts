@@ -14,7 +14,7 @@ export interface BenchContext {
   progress(text: string): void;
 }
 
-/** One line of the table in the README of the issue: measures, and says what it found. */
+/** Something that is measured, side by side with what it is compared with; says what it found. */
 export interface BenchCase {
   name: string;
   run(ctx: BenchContext): Promise<Result[]>;

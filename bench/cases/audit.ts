@@ -14,15 +14,16 @@ const READINGS_PER_SENSOR = 2;
 export const audit: BenchCase = {
   name: 'audit',
   run: async (ctx) => {
-    const bookings = ctx.quick ? 20_000 : 50_000;
+    const bookings = ctx.quick ? 10_000 : 50_000;
     const locations = bookings / BOOKINGS_PER_LOCATION;
     const readings = locations * SENSORS_PER_LOCATION * READINGS_PER_SENSOR;
     const { pool, market, pipeline, cluster } = await openLive(ctx, { locations, bookings, readings });
     await pipeline.end('SIGTERM');
     const config = loadConfig({ DATABASE_URL: cluster.url() });
+    const rounds = ctx.quick ? 3 : 5;
     const samples: number[] = [];
-    for (let round = -1; round < 5; round += 1) {
-      ctx.progress(`round ${round + 1} of 5`);
+    for (let round = -1; round < rounds; round += 1) {
+      ctx.progress(`round ${round + 1} of ${rounds}`);
       const startedAt = performance.now();
       const run = await workAudit(
         {

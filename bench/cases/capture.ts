@@ -45,7 +45,7 @@ export const capture: BenchCase = {
       ctx.progress(load.case);
       const rates = { captured: [] as number[], plain: [] as number[] };
       const ratios: number[] = [];
-      const repetitions = ctx.quick ? 3 : 9;
+      const repetitions = ctx.quick ? 2 : 7;
       for (let round = -1; round < repetitions; round += 1) {
         const measure = async (side: Side): Promise<number> => {
           // Tables of one size and full-page writes already done: as both begin, so does every repetition.
@@ -78,7 +78,7 @@ export const capture: BenchCase = {
 };
 
 async function makeLoads(ctx: BenchContext, cluster: TestCluster, pool: pg.Pool): Promise<Load[]> {
-  const seconds = ctx.quick ? 1 : 4;
+  const seconds = ctx.quick ? 1 : 3;
   const write = await findWriter(seconds);
   // A sensor of somebody's, whose id the writer knows: found by an index, as the foreign key finds it again.
   const single = `insert into ${COLUMNS} values (${idSql('sensor', ':n')}, 21.5, '°C', clock_timestamp())`;

@@ -16,12 +16,12 @@ export const isolation: BenchCase = {
     const locations = ctx.quick ? 200 : 1_000;
     const live = await openLive(ctx, { locations, bookings: locations * 25, readings: locations * 50 });
     const others = allLocations(live, ctx.seed).filter((location) => location !== 1);
-    const seconds = ctx.quick ? 5 : 20;
+    const seconds = ctx.quick ? 4 : 20;
     const watch = (seed: number): Promise<number[]> =>
       watchChanges(live, { perSecond: 20, seconds, watchers: 1, seed, locations: others });
     await watch(0);
     const p99: { alone: number[]; beside: number[]; ratio: number[] } = { alone: [], beside: [], ratio: [] };
-    for (let round = 0; round < (ctx.quick ? 3 : 5); round += 1) {
+    for (let round = 0; round < (ctx.quick ? 2 : 5); round += 1) {
       ctx.progress(`round ${round + 1}`);
       const alone = percentile(await watch(round), 99);
       const hot = atRate({ perSecond: STATEMENTS_PER_SECOND, seconds }, () =>

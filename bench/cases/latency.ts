@@ -18,8 +18,8 @@ export const latency: BenchCase = {
   run: async (ctx) => {
     const locations = ctx.quick ? 400 : 2_000;
     const live = await openLive(ctx, { locations, bookings: locations * 25, readings: locations * 50 });
-    const rounds = 3;
-    const seconds = ctx.quick ? 4 : 15;
+    const rounds = ctx.quick ? 2 : 3;
+    const seconds = ctx.quick ? 2 : 15;
     await watchChanges(live, { perSecond: 20, seconds: 3, watchers: 1, seed: ctx.seed });
     const byRate = new Map<number, number[][]>(RATES.map(({ perSecond }) => [perSecond, []]));
     for (let round = 0; round < rounds; round += 1) {
@@ -52,19 +52,19 @@ export const latency: BenchCase = {
         );
       }
     }
-    return [...results, ...(await traceStages(live))];
+    return [...results, ...(await traceStages(live, ctx.quick ? 3 : 10))];
   },
 };
 
 /** Where the time of single changes goes, by the pipeline's own trace. */
-async function traceStages(live: Live): Promise<Result[]> {
+async function traceStages(live: Live, seconds: number): Promise<Result[]> {
   const location = 1;
   await query(
     live.pool,
     `select market_sync.trace_latency(id, '1 minute') from storage_bookings where location_id = ${idSql('location', '$1::int')} limit 1`,
     [location],
   );
-  await atRate({ perSecond: 2, seconds: 10 }, (number) =>
+  await atRate({ perSecond: 2, seconds }, (number) =>
     watchChanges(live, { perSecond: 1, seconds: 1, watchers: 1, seed: number, locations: [location] }).catch(
       () => undefined,
     ),

@@ -17,7 +17,7 @@ export const overload: BenchCase = {
     const locations = 400;
     const live = await openLive(ctx, { locations, bookings: locations * 25, readings: locations * 50 });
     const capacity = await measureCapacity(live);
-    const seconds = ctx.quick ? 8 : 30;
+    const seconds = ctx.quick ? 5 : 30;
     const perSecond = Math.round(OVER * capacity);
     ctx.progress(`it can take ${Math.round(capacity)} statements/s; ${perSecond} for ${seconds} s`);
     const order = allLocations(live, ctx.seed);

@@ -20,8 +20,8 @@ const EDIT_EVERY_MS = 86_400_000;
 const CHANGES_PER_SECOND = 40;
 
 /** Only its beginning is played. */
-const PLAYED_MAX = 12_000;
-const QUICK_PLAYED_MAX = 800;
+const PLAYED_MAX = 6_000;
+const QUICK_PLAYED_MAX = 400;
 
 type Change =
   | { kind: 'reading'; atMs: number; sensor: number; value: number }

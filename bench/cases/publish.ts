@@ -26,7 +26,7 @@ export const publish: BenchCase = {
     const benchMarket = await ctx.market();
     const market = await benchMarket.open(`bench_publish_${process.pid}`);
     const rates: { ours: number[]; bare: number[]; ratio: number[] } = { ours: [], bare: [], ratio: [] };
-    for (let round = 0; round < (quick ? 4 : 6); round += 1) {
+    for (let round = 0; round < (quick ? 3 : 6); round += 1) {
       progress(`round ${round}`);
       await changeAll(pool);
       const ours = size.bookings / (await timedSeconds(() => drain(pool, market)));

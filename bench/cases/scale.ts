@@ -31,8 +31,8 @@ export const scale: BenchCase = {
     for (const bookings of ctx.quick ? BOOKINGS.slice(0, 2) : BOOKINGS) {
       stages.push(await openStage(ctx, bookings));
     }
-    const rounds = ctx.quick ? 3 : 7;
-    const seconds = ctx.quick ? 3 : 5;
+    const rounds = ctx.quick ? 2 : 7;
+    const seconds = ctx.quick ? 2 : 5;
     for (let round = -1; round < rounds; round += 1) {
       ctx.progress(`round ${round + 1} of ${rounds}`);
       for (const stage of round % 2 === 0 ? stages : stages.toReversed()) {
