@@ -72,7 +72,13 @@ export async function until(what: string, condition: () => Promise<boolean>, pol
 }
 
 /** Resolves when everything committed so far is published. */
-export async function settle({ pool }: Live, pollMs = 20): Promise<void> {
+export async function settle(live: Live, pollMs = 20): Promise<void> {
+  await untilReconciled(live, pollMs);
+  await untilPublished(live.pool, pollMs);
+}
+
+/** Resolves when everything committed so far is in the snapshots. */
+export async function untilReconciled({ pool }: Live, pollMs = 20): Promise<void> {
   const mark = `select pg_logical_emit_message(true, 'market_sync', '{"v":1,"booking":["00000000-0000-0000-0000-000000000000"]}')::text as lsn`;
   await query(pool, mark);
   const [row] = await query<{ lsn: string }>(pool, mark);
@@ -88,7 +94,6 @@ export async function settle({ pool }: Live, pollMs = 20): Promise<void> {
       )[0]?.passed === true,
     pollMs,
   );
-  await untilPublished(pool, pollMs);
 }
 
 export const untilPublished = (pool: pg.Pool, pollMs = 20): Promise<void> =>

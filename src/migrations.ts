@@ -73,7 +73,7 @@ export async function toStep(
     ...(await describeLocks(db, { name, number, sourceSchema })),
     statements: [
       ...(number === 1 ? FIRST : []),
-      name === CAPTURE ? await expandCapture(db, migration.sql) : migration.sql,
+      name === CAPTURE || name === CAPTURE_LOADS ? await expandCapture(db, migration.sql) : migration.sql,
       record,
     ],
   };
@@ -89,6 +89,9 @@ const FIRST = [
 
 /** The migration that puts triggers on the application's tables. */
 const CAPTURE = '002_create_capture.sql';
+
+/** The one that has their functions anew. */
+const CAPTURE_LOADS = '020_capture_loads.sql';
 
 async function describeLocks(
   db: Database,
@@ -128,7 +131,7 @@ async function describeLocks(
 }
 
 /**
- * The text of the capture migration with its `do` block replaced by the statements that the block would execute, made from its
+ * The text of a capture migration with its `do` block replaced by the statements that the block would execute, made from its
  * own templates by PostgreSQL. What a DBA reads and what is executed is the same, and no code that writes code.
  */
 async function expandCapture(db: Database, sql: string): Promise<string> {

@@ -1,7 +1,7 @@
 import { query } from '../../src/postgres.ts';
 import { writeBare } from '../bare-market.ts';
 import type { BenchCase } from '../bench-case.ts';
-import { countPublished, openLive, settle, until, untilPublished } from '../live.ts';
+import { countPublished, openLive, settle, until, untilPublished, untilReconciled } from '../live.ts';
 import { type Result, toResult } from '../result.ts';
 import { toListing } from '../../src/domain/listing.ts';
 import type { Snapshot } from '../../src/domain/snapshot.ts';
@@ -25,18 +25,7 @@ export const backlog: BenchCase = {
           `insert into sensor_readings (sensor_id, reading_value, reading_unit, reading_time)
            select id, random() * 30, '°C', clock_timestamp() from iot_sensors where sensor_type = 'temperature'`,
         );
-        await until(
-          'every snapshot has followed',
-          async () => {
-            const [row] = await query<{ behind: boolean }>(
-              pool,
-              `select exists (select from market_inventory_snapshots s where (s.sensors -> 'temperature' ->> 'reading_time')::timestamptz
-               < (select date_trunc('milliseconds', max(reading_time)) - interval '60 seconds' from sensor_readings)) as behind`,
-            );
-            return row?.behind === false;
-          },
-          500,
-        );
+        await untilReconciled(live, 100);
       }
       ctx.progress(`round ${round + 1}: MongoDB is back`);
       await marketProxy.heal();
