@@ -81,7 +81,10 @@ export function startOperator(
     const key = random.hex(32);
     let outcome: Outcome = 'unknown';
     for (let tries = 0; outcome === 'unknown' && tries < ATTEMPTS_MAX && !stopped; tries += 1) {
-      outcome = await attempt(call, key);
+      const answer = await attempt(call, key);
+      // A try before may have been performed, as far as its audit row, and the booking have ended since.
+      outcome = answer === 'refused' && tries > 0 ? 'unknown' : answer;
+      if (answer === 'refused') break;
     }
     // One that finds nothing to publish is not audited, and says so by its figures only.
     outcomes.set(key, { call, outcome: call.path === 'sync-all' ? 'unknown' : outcome });
