@@ -71,7 +71,9 @@ export function startOperator(
       observations.violation('api_errors', `${call.method} ${call.path}: ${answer.status} ${body}`);
     }
     if (answer.status === 200) return 'performed';
-    return answer.status === 503 || body.includes('"code":"idempotency_in_work"') ? 'unknown' : 'refused';
+    // Not publishable: found at once, or only after it was audited, because the booking ended while it was being published.
+    const open = answer.status === 503 || body.includes(NOT_PUBLISHABLE);
+    return open || body.includes('"code":"idempotency_in_work"') ? 'unknown' : 'refused';
   };
 
   const act = async (): Promise<void> => {
