@@ -73,7 +73,7 @@ export async function toStep(
     ...(await describeLocks(db, { name, number, sourceSchema })),
     statements: [
       ...(number === 1 ? FIRST : []),
-      name === CAPTURE || name === CAPTURE_LOADS ? await expandCapture(db, migration.sql) : migration.sql,
+      CAPTURES.includes(name) ? await expandCapture(db, migration.sql) : migration.sql,
       record,
     ],
   };
@@ -90,8 +90,8 @@ const FIRST = [
 /** The migration that puts triggers on the application's tables. */
 const CAPTURE = '002_create_capture.sql';
 
-/** The one that has their functions anew. */
-const CAPTURE_LOADS = '020_capture_loads.sql';
+/** It, and the one that has the triggers' functions anew: each a `do` block with templates. */
+const CAPTURES = [CAPTURE, '020_capture_loads.sql'];
 
 async function describeLocks(
   db: Database,

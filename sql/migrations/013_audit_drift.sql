@@ -543,6 +543,8 @@ $$;
 comment on function market_sync.repair_snapshots(uuid[], bigint[], text[], timestamptz) is
   'Recomputes these bookings whatever their hashes say, at a revision above every one that is known of them, to be published.';
 
+-- An audit that a person's command has left open becomes the pipeline's once somebody asks that: else who asked would wait for
+-- that person. A command that is still at it goes on to the end, undisturbed.
 create function market_sync.request_audit(
   p_reason text, p_requested_by text, p_repair text, p_worker text default 'pipeline') returns bigint
 language plpgsql security definer
@@ -557,6 +559,8 @@ begin
     insert into market_sync.audit_run (reason, requested_by, repair, worker)
     values (p_reason, p_requested_by, p_repair, p_worker)
     returning id into v_id;
+  elsif p_worker = 'pipeline' then
+    update market_sync.audit_run set worker = 'pipeline' where id = v_id and worker = 'command';
   end if;
   perform pg_notify('market_sync_audit', '');
   return v_id;

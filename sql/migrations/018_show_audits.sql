@@ -26,27 +26,3 @@ comment on column market_sync.audits.found is 'What was not as it must be, of ev
 comment on column market_sync.audits.repaired is 'How much of what was found is mended.';
 comment on column market_sync.audits.kinds is 'Of each kind of finding, how many were found and repaired; the kinds are those of drift_findings.';
 comment on column market_sync.audits.error is 'Why it failed, or was given up.';
-
--- As before, and an audit that a person's command has left open becomes the pipeline's once somebody asks that: else who asked
--- would wait for that person. A command that is still at it goes on to the end, undisturbed.
-create or replace function market_sync.request_audit(
-  p_reason text, p_requested_by text, p_repair text, p_worker text default 'pipeline') returns bigint
-language plpgsql security definer
-set search_path from current
-as $$
-declare
-  v_id bigint;
-begin
-  perform pg_advisory_xact_lock(5504, 2);
-  select id into v_id from market_sync.audit_run where state in ('queued', 'running');
-  if v_id is null then
-    insert into market_sync.audit_run (reason, requested_by, repair, worker)
-    values (p_reason, p_requested_by, p_repair, p_worker)
-    returning id into v_id;
-  elsif p_worker = 'pipeline' then
-    update market_sync.audit_run set worker = 'pipeline' where id = v_id and worker = 'command';
-  end if;
-  perform pg_notify('market_sync_audit', '');
-  return v_id;
-end
-$$;

@@ -50,7 +50,7 @@ export interface Metrics {
 
 interface AuditFigures {
   running: boolean;
-  /** Since the last audit that ended in order, or, where none has, since audits were installed. */
+  /** Since the last audit that ended in order, or, where none has, since the last migration. */
   age_seconds: number;
   /** The last one that ended in order; null where none has. */
   last: {
