@@ -161,7 +161,7 @@ begin
   grant select (caller, key, created_at, lease_until), update (lease_until), delete on market_sync.idempotency
     to market_sync_consumer;
 
-  grant execute on function market_sync.claim_snapshots, market_sync.mark_published, market_sync.release_claims,
+  grant execute on function market_sync.claim_listings, market_sync.claim_snapshots, market_sync.mark_published, market_sync.release_claims,
     market_sync.record_failure, market_sync.find_unknown_versions, market_sync.cut_unless_known, market_sync.is_paused
     to market_sync_publisher, market_sync_api;
   grant select on market_sync.checkpoint, market_sync.snapshot_state, market_inventory_snapshots

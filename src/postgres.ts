@@ -30,6 +30,24 @@ export const types: pg.CustomTypesConfig = {
       : pg.types.getTypeParser(oid, format as 'text')) as never,
 };
 
+/**
+ * For one query: of its json values those of equal text are parsed once and are one object, which nobody may change. What
+ * the bookings of a location share comes once for each of them.
+ */
+export function typesSharingJson(): pg.CustomTypesConfig {
+  const JSONB_OID = 3802;
+  const parsed = new Map<string, unknown>();
+  const parse = (text: string): unknown => {
+    let value = parsed.get(text);
+    if (value === undefined) parsed.set(text, (value = JSON.parse(text)));
+    return value;
+  };
+  return {
+    getTypeParser: ((oid: number, format?: 'text' | 'binary') =>
+      oid === JSONB_OID ? parse : types.getTypeParser(oid, format as 'text')) as never,
+  };
+}
+
 export interface PoolOptions {
   url: string;
   /** What `pg_stat_activity` calls these connections. */
@@ -113,7 +131,7 @@ export async function query<Row extends pg.QueryResultRow>(
 /** As `query`, as a named prepared statement: parsed and planned once per connection. */
 export async function queryPrepared<Row extends pg.QueryResultRow>(
   db: Database,
-  statement: { name: string; text: string },
+  statement: { name: string; text: string; types?: pg.CustomTypesConfig },
   values: unknown[],
 ): Promise<Row[]> {
   return run<Row>(db, { ...statement, values });

@@ -1,3 +1,4 @@
+import type { ObjectId } from 'mongodb';
 import type { Market } from '../mongo.ts';
 
 /** What tells one version of a listing from every other, also from one of the same number that another history made. */
@@ -62,3 +63,24 @@ function toVersion({ booking_id: bookingId, epoch, revision, metadata }: Found):
 
 const isCount = (value: unknown, max: number): value is number =>
   Number.isInteger(value) && (value as number) >= 0 && (value as number) <= max;
+
+/** A document of a booking, whoever wrote it. */
+export interface StoredVersion {
+  _id: ObjectId;
+  booking_id: string;
+  epoch: unknown;
+  revision: unknown;
+  metadata?: { last_updated?: unknown };
+}
+
+/** The documents of these bookings, by booking. Throws the driver's error. */
+export async function readStoredVersions(
+  market: Market,
+  bookingIds: string[],
+): Promise<Map<string, StoredVersion>> {
+  const documents = await market.listings
+    .find({ booking_id: { $in: bookingIds } })
+    .project<StoredVersion>({ _id: 1, booking_id: 1, epoch: 1, revision: 1, 'metadata.last_updated': 1 })
+    .toArray();
+  return new Map(documents.map((document) => [document.booking_id, document]));
+}

@@ -1,11 +1,12 @@
-import { BSON, type Filter, ObjectId, type WithId } from 'mongodb';
+import { type Filter, ObjectId, type WithId } from 'mongodb';
 import { z } from 'zod';
 import { crashPoint } from '../crash-point.ts';
 import type { Listing } from '../domain/listing.ts';
-import type { ErrorKind } from '../errors.ts';
-import { classifyMarketError, isDuplicateKey, type Market } from '../mongo.ts';
+import { isDuplicateKey, type Market } from '../mongo.ts';
 import { type BulkReply, type ListingOperation, writeBulk } from './listing-bulk.ts';
-import { EPOCH_MAX } from './listing-versions.ts';
+import { failure, isSameVersion, type ListingFailure, type ListingOutcome } from './listing-outcome.ts';
+import { checkSize } from './listing-size.ts';
+import { EPOCH_MAX, readStoredVersions, type StoredVersion } from './listing-versions.ts';
 
 export interface ListingWrite {
   listing: Listing;
@@ -13,20 +14,9 @@ export interface ListingWrite {
   listingId: string | null;
 }
 
-export type ListingOutcome =
-  /** `written`: the listing is at exactly this version; `superseded`: at a newer one, or at this one of another history. */
-  { bookingId: string; result: 'written' | 'superseded'; listingId: string } | ListingFailure;
-
 export type DeleteOutcome =
   /** The listing is absent, or newer than the version that was to be deleted. */
   { bookingId: string; result: 'deleted_or_newer' } | ListingFailure;
-
-interface ListingFailure {
-  bookingId: string;
-  result: 'failed';
-  kind: ErrorKind;
-  error: unknown;
-}
 
 /** Orders the versions of one booking's listing, `epoch` first (D7). */
 export interface ListingVersion {
@@ -35,17 +25,8 @@ export interface ListingVersion {
   revision: number;
 }
 
-/** MongoDB takes documents up to 16 MiB; the rest is room for the operation around it and for fields of others. */
-const LISTING_BYTES_MAX = 16 * 1024 * 1024 - 64 * 1024;
-
 /** A write can lose each round to another one; that many in a row mean that something else is wrong. */
 const ROUNDS_MAX = 6;
-
-/** The code that MongoDB gives, so that the one classification serves both. */
-class ListingTooLargeError extends Error {
-  override name = 'ListingTooLargeError';
-  readonly code = 10334;
-}
 
 /** A document of the booking has an `_id` that no listing can have. */
 class ForeignIdError extends Error {
@@ -118,18 +99,6 @@ function firstAttempt(write: ListingWrite, index: number): Attempt {
   };
 }
 
-function checkSize(listing: Listing): Error | undefined {
-  try {
-    const bytes = BSON.calculateObjectSize(listing, { ignoreUndefined: true });
-    if (bytes <= LISTING_BYTES_MAX) return undefined;
-    return new ListingTooLargeError(
-      `the listing has ${bytes} bytes, more than the ${LISTING_BYTES_MAX} that fit`,
-    );
-  } catch (error) {
-    return error as Error;
-  }
-}
-
 /** Writes once, settles what is settled, and returns what to try in the next round. */
 async function runRound(market: Market, attempts: Attempt[], settle: Settle): Promise<Attempt[]> {
   const reply = await writeBulk(market, attempts.map(toOperation));
@@ -137,7 +106,7 @@ async function runRound(market: Market, attempts: Attempt[], settle: Settle): Pr
   if (open.length === 0) return [];
   try {
     await crashPoint('market.between_rounds');
-    const stored = await readVersions(
+    const stored = await readStoredVersions(
       market,
       open.map((attempt) => attempt.listing.booking_id),
     );
@@ -210,22 +179,6 @@ const written = ({ id, listing }: Attempt): ListingOutcome => ({
   listingId: id.toHexString(),
 });
 
-interface StoredVersion {
-  _id: ObjectId;
-  booking_id: string;
-  epoch: unknown;
-  revision: unknown;
-  metadata?: { last_updated?: unknown };
-}
-
-async function readVersions(market: Market, bookingIds: string[]): Promise<Map<string, StoredVersion>> {
-  const documents = await market.listings
-    .find({ booking_id: { $in: bookingIds } })
-    .project<StoredVersion>({ _id: 1, booking_id: 1, epoch: 1, revision: 1, 'metadata.last_updated': 1 })
-    .toArray();
-  return new Map(documents.map((document) => [document.booking_id, document]));
-}
-
 function isAtLeast(found: StoredVersion, wanted: Listing): boolean {
   const { epoch, revision } = found;
   if (typeof epoch !== 'number' || typeof revision !== 'number') return false;
@@ -234,16 +187,9 @@ function isAtLeast(found: StoredVersion, wanted: Listing): boolean {
 
 const reached = (attempt: Attempt, found: StoredVersion): ListingOutcome => ({
   bookingId: found.booking_id,
-  result: isSame(found, attempt.listing) ? 'written' : 'superseded',
+  result: isSameVersion(found, attempt.listing) ? 'written' : 'superseded',
   listingId: found._id.toHexString(),
 });
-
-/** A database put back to an older state counts the same numbers again; the time of the change then tells them apart. */
-function isSame(found: StoredVersion, { epoch, revision, metadata }: Listing): boolean {
-  if (found.epoch !== epoch || found.revision !== revision) return false;
-  const [theirs, ours] = [found.metadata?.last_updated, metadata?.last_updated];
-  return typeof theirs !== 'string' || typeof ours !== 'string' || theirs === ours;
-}
 
 /**
  * An insert refused as a duplicate although its booking has no document: the booking's was deleted in between (try
@@ -272,13 +218,6 @@ async function settleTakenIds(
     return false;
   });
 }
-
-const failure = (bookingId: string, error: unknown): ListingFailure => ({
-  bookingId,
-  result: 'failed',
-  kind: classifyMarketError(error),
-  error,
-});
 
 /**
  * Deletes each booking's listing unless it is newer than the version given, so that a cleanup that took long cannot

@@ -1,9 +1,9 @@
 import type { Snapshot } from '../domain/snapshot.ts';
-import { type Database, query, queryPrepared } from '../postgres.ts';
+import { type Database, query, queryPrepared, typesSharingJson } from '../postgres.ts';
 
 const CLAIM = {
-  name: 'claim_snapshots',
-  text: 'select * from market_sync.claim_snapshots($1, make_interval(secs => $2), $3, $4, $5)',
+  name: 'claim_listings',
+  text: 'select * from market_sync.claim_listings($1, make_interval(secs => $2), $3, $4, $5)',
 };
 
 export interface Claim {
@@ -16,15 +16,44 @@ export interface Claim {
   only?: 'live' | 'background' | undefined;
 }
 
-/** Claims snapshots to publish, with a lease, and answers them as they are now. Empty when there are none. */
-export async function claimSnapshots(db: Database, claim: Claim): Promise<Snapshot[]> {
-  return queryPrepared<Snapshot & Record<string, unknown>>(db, CLAIM, [
-    claim.publisher,
-    claim.leaseSeconds,
-    claim.limit,
-    claim.bookingIds ?? null,
-    claim.only ?? null,
-  ]);
+/** A snapshot that is this publisher's until its lease ends, and what its listing needs. */
+export type ClaimedListing = {
+  booking_id: string;
+  market_listing_id: string | null;
+  epoch: number;
+  revision: number;
+} & (
+  | { base_revision: null }
+  /** The listing has this revision of the same epoch, and needs nothing but these. Objects may be shared: not to be changed. */
+  | ({ base_revision: number } & Pick<Snapshot, 'sensors' | 'sensor_summary' | 'metadata'>)
+);
+
+/** Claims snapshots to publish, with a lease. Empty when there are none. */
+export async function claimListings(db: Database, claim: Claim): Promise<ClaimedListing[]> {
+  return queryPrepared<ClaimedListing & Record<string, unknown>>(
+    db,
+    { ...CLAIM, types: typesSharingJson() },
+    [claim.publisher, claim.leaseSeconds, claim.limit, claim.bookingIds ?? null, claim.only ?? null],
+  );
+}
+
+const READ_CLAIMED = {
+  name: 'read_claimed',
+  text: `select s.* from market_sync.snapshot_state state join market_inventory_snapshots s on s.booking_id = state.booking_id
+    where state.booking_id = any ($2) and state.claimed_by = $1`,
+};
+
+/** The snapshots of these bookings as they are now; one whose claim this publisher has lost is left out. */
+export async function readClaimed(
+  db: Database,
+  { publisher, bookingIds }: { publisher: string; bookingIds: readonly string[] },
+): Promise<Snapshot[]> {
+  if (bookingIds.length === 0) return [];
+  return queryPrepared<Snapshot & Record<string, unknown>>(
+    db,
+    { ...READ_CLAIMED, types: typesSharingJson() },
+    [publisher, bookingIds],
+  );
 }
 
 /** A version of a listing that MongoDB has confirmed (I2). */

@@ -3,15 +3,14 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import type { Config } from '../config.ts';
 import { crashPoint } from '../crash-point.ts';
-import { toListing } from '../domain/listing.ts';
-import type { Snapshot } from '../domain/snapshot.ts';
 import { describeError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Market } from '../mongo.ts';
 import { forgetHistoryCheck, requireKnownVersions } from './history.ts';
-import { type ListingOutcome, type ListingWrite, writeListings } from './listings.ts';
+import { type Attempted, writeClaimed } from './claimed-listings.ts';
+import type { ListingVersion } from './listings.ts';
 import {
-  claimSnapshots,
+  claimListings,
   findPublishable,
   markPublished,
   type Published,
@@ -136,38 +135,32 @@ async function claimAndPublish(
   { limit, bookingIds, onClaimed, only }: PublishRequest,
 ): Promise<PublishOutcome> {
   await crashPoint('publisher.before_claim');
-  const snapshots = await claimSnapshots(ctx.pool, {
+  const claims = await claimListings(ctx.pool, {
     publisher: ctx.publisher,
     leaseSeconds: ctx.leaseSeconds,
     limit,
     only,
     ...(bookingIds === undefined ? {} : { bookingIds }),
   });
-  if (snapshots.length === 0) return { outcome: 'idle' };
-  onClaimed?.(snapshots.length);
+  if (claims.length === 0) return { outcome: 'idle' };
+  onClaimed?.(claims.length);
   await crashPoint('publisher.claimed');
-  const outcomes = await writeListings(ctx.market, snapshots.map(toWrite));
+  const attempted = await writeClaimed(ctx, claims);
   const repliedAtMs = performance.now();
 
-  const unavailable = findOutage(outcomes);
-  const undone = await findUndone(ctx, outcomes);
-  const results = await settle(ctx, { snapshots, outcomes, undone, repliedAtMs });
+  const unavailable = findOutage(attempted);
+  const undone = await findUndone(ctx, attempted);
+  const results = await settle(ctx, { attempted, undone, repliedAtMs });
   await crashPoint('publisher.marked');
   if (unavailable !== undefined) {
-    return { outcome: 'unavailable', error: unavailable, claimed: snapshots.length };
+    return { outcome: 'unavailable', error: unavailable, claimed: claims.length };
   }
   return { outcome: 'published', results };
 }
 
-function toWrite(snapshot: Snapshot): ListingWrite {
-  // claim_snapshots() has set published_at; an infinite one, set by hand, becomes the epoch rather than an error.
-  const publishedAt = snapshot.published_at instanceof Date ? snapshot.published_at : new Date(0);
-  return { listing: toListing(snapshot, publishedAt), listingId: snapshot.market_listing_id };
-}
-
 /** An error that says something about MongoDB and nothing about the booking. */
-function findOutage(outcomes: ListingOutcome[]): unknown {
-  for (const outcome of outcomes) {
+function findOutage(attempted: Attempted[]): unknown {
+  for (const { outcome } of attempted) {
     if (outcome.result === 'failed' && outcome.kind !== 'poison') return outcome.error;
   }
   return undefined;
@@ -177,19 +170,17 @@ function findOutage(outcomes: ListingOutcome[]): unknown {
  * The bookings whose newer version in MongoDB this database has never made, because it was put back to an older state.
  * When there are any, history is cut by now: they are published again in a new epoch (row 13).
  */
-async function findUndone(ctx: PublishContext, outcomes: ListingOutcome[]): Promise<Set<string>> {
-  const superseded = outcomes.filter((outcome) => outcome.result === 'superseded');
+async function findUndone(ctx: PublishContext, attempted: Attempted[]): Promise<Set<string>> {
+  const superseded = attempted.filter(({ outcome }) => outcome.result === 'superseded');
   if (superseded.length === 0) return new Set();
   return requireKnownVersions(
     ctx,
-    superseded.map((outcome) => outcome.bookingId),
+    superseded.map(({ bookingId }) => bookingId),
   );
 }
 
 interface Reply {
-  snapshots: Snapshot[];
-  /** In the order of the snapshots. */
-  outcomes: ListingOutcome[];
+  attempted: Attempted[];
   undone: Set<string>;
   repliedAtMs: number;
 }
@@ -200,34 +191,22 @@ interface Reply {
  */
 async function settle(
   ctx: PublishContext,
-  { snapshots, outcomes, undone, repliedAtMs }: Reply,
+  { attempted, undone, repliedAtMs }: Reply,
 ): Promise<PublishResult[]> {
   const published: (Published & { result: 'published' })[] = [];
   const failed: PublishResult[] = [];
   const returned: string[] = [];
-  for (const [index, outcome] of outcomes.entries()) {
-    const snapshot = snapshots[index];
-    if (snapshot === undefined || snapshot.booking_id !== outcome.bookingId) {
-      throw new Error('writeListings answered out of order');
-    }
-    if (undone.has(outcome.bookingId)) {
-      returned.push(outcome.bookingId);
-      failed.push({ bookingId: outcome.bookingId, result: 'failed', error: OTHER_HISTORY });
+  for (const { outcome, ...version } of attempted) {
+    const { bookingId } = version;
+    if (undone.has(bookingId)) {
+      returned.push(bookingId);
+      failed.push({ bookingId, result: 'failed', error: OTHER_HISTORY });
     } else if (outcome.result !== 'failed') {
-      const { epoch, revision, metadata } = snapshot;
-      const updatedAt = metadata.last_updated;
-      published.push({
-        bookingId: outcome.bookingId,
-        result: 'published',
-        listingId: outcome.listingId,
-        epoch,
-        revision,
-        updatedAt: typeof updatedAt === 'string' ? updatedAt : null,
-      });
+      published.push({ ...version, result: 'published', listingId: outcome.listingId });
     } else if (outcome.kind === 'poison') {
-      failed.push(await recordPoison(ctx, snapshot, outcome.error));
+      failed.push(await recordPoison(ctx, version, outcome.error));
     } else {
-      returned.push(outcome.bookingId);
+      returned.push(bookingId);
     }
   }
   if (published.length > 0) await crashPoint('publisher.written');
@@ -256,7 +235,7 @@ async function mark(
 
 async function recordPoison(
   ctx: PublishContext,
-  { booking_id: bookingId, epoch, revision }: Snapshot,
+  { bookingId, epoch, revision }: ListingVersion,
   cause: unknown,
 ): Promise<PublishResult> {
   const error = describeError(cause);

@@ -51,7 +51,7 @@ export const PIPELINE_CASES: Partial<Record<CrashPoint, CrashCase>> = {
   'consumer.between_chunks': { row: 'row 1', provoke: change, farmSize: 25, passage: 2 },
   'consumer.reconciled': { row: 'row 2', provoke: change },
   'consumer.confirmed': { row: 'I2', provoke: change },
-  'publisher.before_claim': { row: 'I2', provoke: change, request: postgres('claim_snapshots') },
+  'publisher.before_claim': { row: 'I2', provoke: change, request: postgres('claim_listings') },
   'publisher.claimed': { row: 'I2', provoke: change },
   'market.before_write': { row: 'row 6', provoke: change, request: mongodb('update') },
   'market.between_rounds': {
@@ -152,7 +152,7 @@ function untilBackfilled({ scene }: Stage): Promise<void> {
 
 /** The API's cases: what the caller asked for, and asks for again when no answer came. */
 export const API_CASES: Partial<Record<CrashPoint, Pick<CrashCase, 'row' | 'request'> & { call: string }>> = {
-  'api.before_publish': { row: 'row 29', call: 'publish', request: postgres('claim_snapshots') },
+  'api.before_publish': { row: 'row 29', call: 'publish', request: postgres('claim_listings') },
   'api.published': { row: 'row 3', call: 'publish' },
   'api.before_reconcile': { row: 'row 32', call: 'reconcile', request: postgres('reconcile') },
 };

@@ -2,11 +2,11 @@ import { BSON, type Document, Double, Int32, Long, ObjectId } from 'mongodb';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { Listing } from '../../src/domain/listing.ts';
 import { connectMarket, ensureListingIndexes, type Market } from '../../src/mongo.ts';
+import type { ListingOutcome } from '../../src/store/listing-outcome.ts';
 import {
   countListings,
   deleteListings,
   deleteListingsBefore,
-  type ListingOutcome,
   readListings,
   writeListings,
 } from '../../src/store/listings.ts';

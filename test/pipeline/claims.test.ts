@@ -21,7 +21,7 @@ afterAll(async () => {
   await scene?.stop();
 });
 
-test.each(['claim_snapshots', 'mark_published'])(
+test.each(['claim_listings', 'mark_published'])(
   'rows 3 and 31: a manual publish whose answer to %s is lost leaves no claim behind that would hold the booking back',
   async (statement) => {
     const { pool: direct } = scene.database;

@@ -133,7 +133,7 @@ describe.concurrent('PostgreSQL behind a broken network', () => {
   test.for([
     ['a reconcile', { request: 'reconcile_batch', reply: ['done'] }],
     // A snapshot, and not the notification that names the booking too.
-    ['a claim', { request: 'claim_snapshots', reply: ['special_notes'] }],
+    ['a claim', { request: 'claim_listings', reply: ['special_notes'] }],
   ] as const)(
     'row 31: the answer to %s that never comes holds nothing up for long',
     async ([, { request, reply }], context) => {

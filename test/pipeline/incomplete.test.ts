@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { beginHistory } from '../../src/store/checkpoint.ts';
 import { readMarketEpoch, writeListings } from '../../src/store/listings.ts';
-import { claimSnapshots, releaseClaims } from '../../src/store/outbox.ts';
+import { claimListings, releaseClaims } from '../../src/store/outbox.ts';
 import { reconcileBookings } from '../../src/store/reconcile.ts';
 import { makeListing } from '../market/factories.ts';
 import { createMarket, startTestPipeline } from '../support/pipeline.ts';
@@ -107,7 +107,7 @@ test('a published snapshot that is claimed by hand and given back stays publishe
       `update market_sync.snapshot_state set published_epoch = epoch, published_revision = revision`,
     );
     await pool.query(`update market_inventory_snapshots set status = 'published'`);
-    await claimSnapshots(pool, { publisher: 'by hand', leaseSeconds: 5, limit: 1, bookingIds: [id] });
+    await claimListings(pool, { publisher: 'by hand', leaseSeconds: 5, limit: 1, bookingIds: [id] });
     await releaseClaims(pool, { publisher: 'by hand', bookingIds: [id] });
     const { rows } = await pool.query('select status from market_inventory_snapshots');
     expect(rows).toEqual([{ status: 'published' }]);

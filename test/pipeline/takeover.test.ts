@@ -3,7 +3,13 @@ import { hostname } from 'node:os';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { query } from '../../src/postgres.ts';
-import { insertBooking, setQuantity } from '../support/application.ts';
+import {
+  insertBooking,
+  insertLocation,
+  insertReading,
+  insertSensor,
+  setQuantity,
+} from '../support/application.ts';
 import { until } from '../support/pipeline.ts';
 import { type FaultProxy, startProxy } from '../support/proxy.ts';
 import { createScene, type Scene } from '../support/scene.ts';
@@ -181,62 +187,71 @@ test('I6, row 11: a pipeline that is stopped with changes unread, and wakes when
   await scene.expectConverged([bookingId]);
 });
 
-test('I3, row 29: a publisher that is stopped with a claim in its hands, and writes it long after another has published newer, changes nothing', async () => {
-  const { pool } = scene.database;
-  const [database, market] = [await startProxy(scene.database.url), await startProxy(scene.market.url)];
-  proxies.push(database, market);
-  // Alone for now: any pipeline publishes, standby or not.
-  const first = await startPipeline({
-    DATABASE_URL: database.url,
-    MONGODB_URL: market.url,
-    PUBLISH_LEASE_SECONDS: '5',
-    // The claim that is held must find the change due.
-    PUBLISH_INTERVAL_MS: '0',
-  });
-  await first.logged(ACTIVE);
-  const bookingId = await insertBooking(pool, { quantityKg: 1 });
-  await scene.settle();
-  const watch = watchListing(bookingId);
+test.for([
+  // The claim itself says what a reading changed; of other changes the snapshot is read after it.
+  ['a reading', 'claim_listings'],
+  ['a change of the booking', 'read_claimed'],
+] as const)(
+  'I3, row 29: a publisher that is stopped with %s in its hands, and writes it long after another has published newer, changes nothing',
+  async ([kind, request]) => {
+    const { pool } = scene.database;
+    const [database, market] = [await startProxy(scene.database.url), await startProxy(scene.market.url)];
+    proxies.push(database, market);
+    // Alone for now: any pipeline publishes, standby or not.
+    const first = await startPipeline({
+      DATABASE_URL: database.url,
+      MONGODB_URL: market.url,
+      PUBLISH_LEASE_SECONDS: '5',
+      // The claim that is held must find the change due.
+      PUBLISH_INTERVAL_MS: '0',
+    });
+    await first.logged(ACTIVE);
+    const locationId = await insertLocation(pool);
+    const sensorId = await insertSensor(pool, locationId);
+    const bookingId = await insertBooking(pool, { quantityKg: 1, locationId });
+    await scene.settle();
+    const watch = watchListing(bookingId);
 
-  // The claim waits in the network until the process is stopped; so it has its answer, and nothing done with it.
-  let [reconciling, held] = [false, false];
-  database.onRequest = (chunk) => {
-    reconciling ||= chunk.includes('reconcile_batch');
-    if (held || !reconciling || !chunk.includes('claim_snapshots')) return;
-    held = true;
-    database.hold();
-  };
-  const readState = async () =>
-    (
-      await query<{ revision: number; claimed_by: string | null }>(
-        pool,
-        'select revision, claimed_by from market_sync.snapshot_state where booking_id = $1',
-        [bookingId],
-      )
-    )[0];
-  await setQuantity(pool, bookingId, 2);
-  await until('the claim is held', async () => held && (await readState())?.revision === 2);
-  first.signal('SIGSTOP');
-  await stopped(first);
-  await database.release();
-  const publisher = `${hostname()}:${first.pid}:pipeline:`;
-  await until('it is claimed', async () => (await readState())?.claimed_by?.startsWith(publisher) === true);
-  await startPipeline();
-  await setQuantity(pool, bookingId, 3);
-  await until('another publishes', async () => (await scene.listing(bookingId))?.quantity_kg === 3);
-  await scene.settle();
-  const listing = await scene.listing(bookingId);
+    // It waits in the network until the process is stopped; so it has its answer, and nothing done with it.
+    let [reconciling, held] = [false, false];
+    database.onRequest = (chunk) => {
+      reconciling ||= chunk.includes('reconcile_batch');
+      if (held || !reconciling || !chunk.includes(request)) return;
+      held = true;
+      database.hold();
+    };
+    const readState = async () =>
+      (
+        await query<{ revision: number; claimed_by: string | null }>(
+          pool,
+          'select revision, claimed_by from market_sync.snapshot_state where booking_id = $1',
+          [bookingId],
+        )
+      )[0];
+    await (kind === 'a reading' ? insertReading(pool, sensorId, 21) : setQuantity(pool, bookingId, 2));
+    await until(`${request} is held`, async () => held && (await readState())?.revision === 2);
+    first.signal('SIGSTOP');
+    await stopped(first);
+    await database.release();
+    const publisher = `${hostname()}:${first.pid}:pipeline:`;
+    await until('it is claimed', async () => (await readState())?.claimed_by?.startsWith(publisher) === true);
+    await startPipeline();
+    await setQuantity(pool, bookingId, 3);
+    await until('another publishes', async () => (await scene.listing(bookingId))?.quantity_kg === 3);
+    await scene.settle();
+    const listing = await scene.listing(bookingId);
 
-  let lateWrites = 0;
-  market.onRequest = (chunk) => {
-    if (chunk.includes('market_listings') && chunk.includes(bookingId)) lateWrites += 1;
-  };
-  first.signal('SIGCONT');
-  await until('the woken one writes', () => lateWrites > 0);
-  await until('it stands by', () => countLogged(first, STANDBY) === 1);
-  await setQuantity(pool, bookingId, 4);
-  await scene.settle();
-  expect(listing).toMatchObject({ quantity_kg: 3, revision: 3 });
-  expect(await watch.stop()).toEqual([]);
-  await scene.expectConverged([bookingId]);
-});
+    let lateWrites = 0;
+    market.onRequest = (chunk) => {
+      if (chunk.includes('market_listings') && chunk.includes(bookingId)) lateWrites += 1;
+    };
+    first.signal('SIGCONT');
+    await until('the woken one writes', () => lateWrites > 0);
+    await until('it stands by', () => countLogged(first, STANDBY) === 1);
+    await setQuantity(pool, bookingId, 4);
+    await scene.settle();
+    expect(listing).toMatchObject({ quantity_kg: 3, revision: 3 });
+    expect(await watch.stop()).toEqual([]);
+    await scene.expectConverged([bookingId]);
+  },
+);

@@ -20,7 +20,7 @@ import {
   setOverride,
   withdrawBookings,
 } from '../../src/store/manual-actions.ts';
-import { claimSnapshots, markPublished } from '../../src/store/outbox.ts';
+import { claimListings, markPublished } from '../../src/store/outbox.ts';
 import { findDueForRefresh, reconcileBookings } from '../../src/store/reconcile.ts';
 import { findSnapshot } from '../../src/store/snapshots.ts';
 import { insertSnapshot, setBookingStatus } from '../api/setup.ts';
@@ -117,8 +117,8 @@ test('I8: a hold wins over data that cannot be recomputed', async () => {
       revision: revision + 1,
       quantity_kg: 1200,
     });
-    const claimed = await claimSnapshots(pool, { publisher: 't', leaseSeconds: 60, limit: 1000 });
-    expect(claimed.map((snapshot) => snapshot.booking_id)).toContain(bookingId);
+    const claimed = await claimListings(pool, { publisher: 't', leaseSeconds: 60, limit: 1000 });
+    expect(claimed.map((claim) => claim.booking_id)).toContain(bookingId);
   } finally {
     await query(pool, 'drop trigger refuse_poison on market_inventory_snapshots');
   }
@@ -325,8 +325,8 @@ test('a paused pipeline claims, refreshes and recomputes nothing by itself, and 
   await pausePipeline(pool, 'maintenance of mongodb');
   expect(await findPause(pool)).toMatchObject({ reason: 'maintenance of mongodb', paused_by: 'postgres' });
   const claim = { publisher: 't', leaseSeconds: 60, limit: 1000 };
-  expect(await claimSnapshots(pool, claim)).toEqual([]);
-  expect(await claimSnapshots(pool, { ...claim, bookingIds: [bookingId] })).toEqual([]);
+  expect(await claimListings(pool, claim)).toEqual([]);
+  expect(await claimListings(pool, { ...claim, bookingIds: [bookingId] })).toEqual([]);
   expect(await findDueForRefresh(pool, { now: new Date('2100-01-01'), limit: 10 })).toEqual([]);
   expect(await refusalOf((db) => publishNow(db, [bookingId]))).toBe('paused');
   // What a person decides still counts.
@@ -334,8 +334,9 @@ test('a paused pipeline claims, refreshes and recomputes nothing by itself, and 
   expect((await snapshotOf(bookingId)).status).toBe('held');
   await resumePipeline(pool);
   expect(await findPause(pool)).toBeUndefined();
-  const claimed = await claimSnapshots(pool, claim);
-  expect(claimed.find((snapshot) => snapshot.booking_id === bookingId)?.status).toBe('held');
+  const claimed = await claimListings(pool, claim);
+  expect(claimed.map((claim) => claim.booking_id)).toContain(bookingId);
+  expect((await snapshotOf(bookingId)).status).toBe('held');
 });
 
 test('the last 16 revisions of a booking are remembered, each with what changed', async () => {
@@ -406,7 +407,7 @@ test('I7: that MongoDB took a listing does not make a failed recompute forgotten
     );
   const failed = { failed_stage: 'reconcile', last_error: '22003 no such quantity', parked: true };
   const publish = async () => {
-    const [snapshot] = await claimSnapshots(pool, {
+    const [snapshot] = await claimListings(pool, {
       publisher: 't',
       leaseSeconds: 60,
       limit: 1,
@@ -480,7 +481,7 @@ test('I5: who leaves a hold uncommitted is ended by PostgreSQL within a minute, 
 test('a change that comes while an older version is written keeps its age', async () => {
   const { bookingId } = await insertSnapshot(pool);
   const claim = { publisher: 't', leaseSeconds: 60, limit: 1, bookingIds: [bookingId] };
-  const [snapshot] = await claimSnapshots(pool, claim);
+  const [snapshot] = await claimListings(pool, claim);
   await query(pool, 'update storage_bookings set quantity_kg = 77 where id = $1', [bookingId]);
   await reconcileBookings(pool, { bookingIds: [bookingId], now: undefined, committedAt: new Date() });
   if (snapshot === undefined) throw new Error('nothing was claimed');
