@@ -146,6 +146,38 @@ describe('writes', () => {
     ]);
   });
 
+  test('a key is free, or taken, as the earlier statements of a command left it, whatever found the document', async () => {
+    await collection.createIndex({ key: 1 }, { unique: true });
+    await collection.insertMany([1, 2, 3].map((n) => ({ _id: n as never, key: `key ${n}`, n })));
+    const found: Document[] = [{ _id: 1 }, { n: 1 }];
+    for (const filter of found) {
+      const reply = await collection.db.command({
+        update: 'things',
+        updates: [
+          { q: filter, u: { $set: { key: 'other' } } },
+          { q: { _id: 2 }, u: { $set: { key: 'other' } } },
+          { q: { _id: 2 }, u: { $set: { key: 'key 1' } } },
+          { q: { key: 'key 2' }, u: { $set: { n: 0 } } },
+          { q: filter, u: { $set: { key: 'key 1' } } },
+          { q: { _id: 2 }, u: { $set: { key: 'key 2' } } },
+          { q: { key: 'key 3' }, u: { $set: { key: 'key 2' } } },
+          { q: { key: 'other' }, u: { $set: { m: 0 } } },
+          { q: filter, u: { $set: { key: 'key 1' } } },
+        ],
+        ordered: false,
+      });
+      const refused = reply.writeErrors.map(({ index, code }: Document) => [index, code]);
+      expect(refused).toEqual([
+        [1, 11_000],
+        [4, 11_000],
+        [6, 11_000],
+      ]);
+      expect(reply).toMatchObject({ n: 5, nModified: 5 });
+      expect((await all()).map(({ key, n }) => `${key}, ${n}`)).toEqual(['key 1, 1', 'key 2, 2', 'key 3, 3']);
+      await collection.updateOne({ _id: 1 as never }, { $unset: { m: '' } });
+    }
+  });
+
   test.each([
     ['$set of a path', { $set: { 'a.b': 2 } }, { a: { b: 2 }, n: 1, list: [1, 2] }],
     ['$set beside $inc', { $set: { a: 0 }, $inc: { n: 2 } }, { a: 0, n: 3, list: [1, 2] }],

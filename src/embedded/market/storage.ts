@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import type { Pool } from 'pg';
 import { type Database, inTransaction, query, queryPrepared } from '../../postgres.ts';
+import type { Body } from './body.ts';
 import { keyName, type UniqueKey } from './keys.ts';
 
 export interface Collection {
@@ -22,6 +23,11 @@ export interface StoredRow {
   body: Buffer;
   /** The key that it was found by, in a range of them. */
   key?: string;
+}
+
+/** A document that was found by the key at this place of those given. */
+export interface FoundRow extends StoredRow {
+  place: number;
 }
 
 export async function createSchema(pool: Pool): Promise<void> {
@@ -130,24 +136,23 @@ export async function countDocuments(db: Database, collectionId: number): Promis
 const FIND_BY_KEYS = {
   name: 'market_find_by_keys',
   text: `
-    select k.index_id, k.key, d.id, d.body
-    from unnest($2::int[], $3::text[]) as wanted (index_id, key)
+    select (wanted.place - 1)::int as place, d.id, d.body
+    from unnest($2::int[], $3::text[]) with ordinality as wanted (index_id, key, place)
     join embedded_market.unique_keys k using (index_id, key)
     join embedded_market.documents d on d.collection_id = $1 and d.id = k.document_id`,
 };
 
-/** The documents that have these keys, by `keyName`; a key nobody has is not in the map. */
-export async function findByKeys(
+/** The documents that have these keys. */
+export function findByKeys(
   db: Database,
   collectionId: number,
   keys: readonly UniqueKey[],
-): Promise<Map<string, StoredRow>> {
-  const rows = await queryPrepared<StoredRow & { index_id: number; key: string }>(db, FIND_BY_KEYS, [
+): Promise<FoundRow[]> {
+  return queryPrepared<FoundRow>(db, FIND_BY_KEYS, [
     collectionId,
     keys.map((key) => key.indexId),
     keys.map((key) => key.key),
   ]);
-  return new Map(rows.map((row) => [keyName({ indexId: row.index_id, key: row.key }), row]));
 }
 
 /** Adds keys and returns those that another document has already. */
@@ -204,26 +209,34 @@ const SAVE_DOCUMENTS = {
   },
 };
 
+export interface SavedDocument {
+  id: number;
+  body: Body;
+}
+
 /** All bodies travel as one binary parameter: an array of bytea would be sent as hexadecimal text. */
 export async function saveDocuments(
   db: Database,
   collectionId: number,
-  rows: readonly StoredRow[],
+  documents: readonly SavedDocument[],
   kind: 'insert' | 'update',
 ): Promise<void> {
   let end = 1;
-  const starts = rows.map(({ body }) => {
+  const starts = documents.map(({ body }) => {
     end += body.length;
     return end - body.length;
   });
   await queryPrepared(db, SAVE_DOCUMENTS[kind], [
     collectionId,
-    Buffer.concat(rows.map((row) => row.body)),
-    rows.map((row) => row.id),
-    starts,
-    rows.map((row) => row.body.length),
+    Buffer.concat(documents.flatMap(({ body }) => body.pieces)),
+    arrayOf(documents.map(({ id }) => id)),
+    arrayOf(starts),
+    arrayOf(documents.map(({ body }) => body.length)),
   ]);
 }
+
+/** Numbers as PostgreSQL reads an array: the driver would quote each of them. */
+const arrayOf = (numbers: readonly number[]): string => `{${numbers.join()}}`;
 
 export async function deleteDocuments(db: Database, collectionId: number, ids: number[]): Promise<void> {
   await query(
