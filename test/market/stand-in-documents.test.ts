@@ -96,6 +96,11 @@ describe('a filter', () => {
     expect(compilePlainFilter({ a: { $gte: 0 } })?.(missing)).toBe(false);
   });
 
+  test('takes 0 for -0, and NaN for NaN', () => {
+    const document = Body.ofBytes(encode({ a: -0, b: Number.NaN }));
+    expect(compilePlainFilter({ a: 0, b: Number.NaN })?.(document)).toBe(true);
+  });
+
   const OTHERS: [string, Document][] = [
     ['a path', { 'a.b': 1 }],
     ['another operator', { a: { $in: [1] } }],
@@ -146,6 +151,18 @@ describe('$set of whole fields', () => {
       { numRuns: RUNS },
     );
     expect(overlaid).toBeGreaterThan(RUNS / 10);
+  });
+
+  test('is not shared where only one has the field', () => {
+    const [one, both] = [{ a: 1 }, { a: 1, b: 2 }].map((fields) => Body.ofBytes(encode(fields))) as [
+      Body,
+      Body,
+    ];
+    expect([one.shares('b', both), both.shares('b', one), one.shares('a', both)]).toEqual([
+      false,
+      false,
+      true,
+    ]);
   });
 
   test('takes fields in any order, and copies what follows each other at once', () => {

@@ -87,6 +87,14 @@ describe('what it keeps', () => {
     expect(await ask()).toEqual(read);
   });
 
+  test('a collection may have any name', async () => {
+    for (const name of [`it's`, 'back\\slash', '$1', '"; --', 'ä \u{1f33e}']) {
+      const named = collection.db.collection(name);
+      await named.insertOne({ name });
+      expect(await named.countDocuments({ name })).toBe(1);
+    }
+  });
+
   test('databases and collections are listed, dropped, and do not mix', async () => {
     await collection.insertOne({ a: 1 });
     const other = collection.db.collection('others');
@@ -255,6 +263,7 @@ describe('bad input', () => {
     ['a regular expression that is none', { count: 'things', query: { a: new BSONRegExp('(') } }, 9],
     ['a negative limit', { find: 'x', limit: -1 }, 2],
     ['a pipeline that is no list', { aggregate: 'x', pipeline: {}, cursor: {} }, 14],
+    ['a zero in a name', { insert: "it's\0x", documents: [{}] }, 1],
     ['documents that are none', { insert: 'x', documents: [1] }, 14],
     ['a collation', { find: 'x', collation: { locale: 'de' } }, 115],
     ['a cursor that is not open', { getMore: 4711, collection: 'x' }, 43],

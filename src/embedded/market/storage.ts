@@ -1,8 +1,9 @@
 import { readFile } from 'node:fs/promises';
-import type { Pool } from 'pg';
-import { type Database, inTransaction, query, queryPrepared } from '../../postgres.ts';
+import type pg from 'pg';
+import { type Database, query, queryPrepared, quoteText } from '../../postgres.ts';
 import type { Body } from './body.ts';
 import { keyName, type UniqueKey } from './keys.ts';
+import { inWrite } from './write-lock.ts';
 
 export interface Collection {
   id: number;
@@ -30,21 +31,34 @@ export interface FoundRow extends StoredRow {
   place: number;
 }
 
-export async function createSchema(pool: Pool): Promise<void> {
+export async function createSchema(pool: pg.Pool): Promise<void> {
   const schema = await readFile(new URL('./schema.sql', import.meta.url), 'utf8');
   await inWrite(pool, (client) => query(client, schema));
 }
 
 /**
- * A transaction that no other writer runs beside, in any process: a guarded update reads what it decides on, and two
- * of them at once would both pass the guard.
+ * As `inWrite`, in a collection, which is created when it is missing. One round trip leads to it instead of three: of the
+ * 71 µs of processor time that a bulk of 25 took for each document, 6.
  */
-export function inWrite<Result>(pool: Pool, work: (client: Database) => Promise<Result>): Promise<Result> {
-  const WRITER_LOCK = 7_212_021;
-  return inTransaction(pool, async (client) => {
-    await query(client, `select pg_advisory_xact_lock(${WRITER_LOCK})`);
-    return work(client);
-  });
+export function inWriteTo<Result>(
+  pool: pg.Pool,
+  { database, name }: { database: string; name: string },
+  work: (client: Database, collection: Collection) => Promise<Result>,
+): Promise<Result> {
+  // PostgreSQL takes no such names, and says so of a parameter; of a statement it would read no further.
+  if (`${database}${name}`.includes('\0'))
+    return inWrite(pool, async (db) => work(db, await findOrCreateCollection(db, database, name)));
+  return inWrite(
+    pool,
+    async (client, rows) => {
+      const found = toCollection(rows as CollectionRow[]);
+      return work(client, found ?? (await createCollection(client, database, name)));
+    },
+    {
+      prepare: `prepare market_collection (text, text) as ${FIND_COLLECTION.text}`,
+      execute: `execute market_collection (${quoteText(database)}, ${quoteText(name)})`,
+    },
+  );
 }
 
 const FIND_COLLECTION = {
@@ -55,18 +69,22 @@ const FIND_COLLECTION = {
     where c.database = $1 and c.name = $2 order by i.id`,
 };
 
-export async function findCollection(
+interface CollectionRow {
+  id: number;
+  index_id: number;
+  name: string;
+  keys: string;
+  is_unique: boolean;
+}
+
+export const findCollection = async (
   db: Database,
   database: string,
   name: string,
-): Promise<Collection | undefined> {
-  const rows = await queryPrepared<{
-    id: number;
-    index_id: number;
-    name: string;
-    keys: string;
-    is_unique: boolean;
-  }>(db, FIND_COLLECTION, [database, name]);
+): Promise<Collection | undefined> =>
+  toCollection(await queryPrepared<CollectionRow & pg.QueryResultRow>(db, FIND_COLLECTION, [database, name]));
+
+function toCollection(rows: CollectionRow[]): Collection | undefined {
   const first = rows[0];
   if (first === undefined) return undefined;
   const indexes = rows.map((row) => ({
@@ -79,13 +97,14 @@ export async function findCollection(
 }
 
 /** Call inside `inWrite`. */
-export async function findOrCreateCollection(
+export const findOrCreateCollection = async (
   db: Database,
   database: string,
   name: string,
-): Promise<Collection> {
-  const existing = await findCollection(db, database, name);
-  if (existing !== undefined) return existing;
+): Promise<Collection> =>
+  (await findCollection(db, database, name)) ?? (await createCollection(db, database, name));
+
+async function createCollection(db: Database, database: string, name: string): Promise<Collection> {
   const rows = await query<{ id: number }>(
     db,
     `insert into embedded_market.collections (database, name) values ($1, $2) returning id`,
