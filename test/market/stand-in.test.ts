@@ -87,6 +87,14 @@ describe('what it keeps', () => {
     expect(await ask()).toEqual(read);
   });
 
+  test('a collection may have any name', async () => {
+    for (const name of [`it's`, 'back\\slash', '$1', '"; --', 'ä \u{1f33e}']) {
+      const named = collection.db.collection(name);
+      await named.insertOne({ name });
+      expect(await named.countDocuments({ name })).toBe(1);
+    }
+  });
+
   test('databases and collections are listed, dropped, and do not mix', async () => {
     await collection.insertOne({ a: 1 });
     const other = collection.db.collection('others');
@@ -144,6 +152,38 @@ describe('writes', () => {
       { _id: 2, key: 'a' },
       { _id: 3, key: 'b' },
     ]);
+  });
+
+  test('a key is free, or taken, as the earlier statements of a command left it, whatever found the document', async () => {
+    await collection.createIndex({ key: 1 }, { unique: true });
+    await collection.insertMany([1, 2, 3].map((n) => ({ _id: n as never, key: `key ${n}`, n })));
+    const found: Document[] = [{ _id: 1 }, { n: 1 }];
+    for (const filter of found) {
+      const reply = await collection.db.command({
+        update: 'things',
+        updates: [
+          { q: filter, u: { $set: { key: 'other' } } },
+          { q: { _id: 2 }, u: { $set: { key: 'other' } } },
+          { q: { _id: 2 }, u: { $set: { key: 'key 1' } } },
+          { q: { key: 'key 2' }, u: { $set: { n: 0 } } },
+          { q: filter, u: { $set: { key: 'key 1' } } },
+          { q: { _id: 2 }, u: { $set: { key: 'key 2' } } },
+          { q: { key: 'key 3' }, u: { $set: { key: 'key 2' } } },
+          { q: { key: 'other' }, u: { $set: { m: 0 } } },
+          { q: filter, u: { $set: { key: 'key 1' } } },
+        ],
+        ordered: false,
+      });
+      const refused = reply.writeErrors.map(({ index, code }: Document) => [index, code]);
+      expect(refused).toEqual([
+        [1, 11_000],
+        [4, 11_000],
+        [6, 11_000],
+      ]);
+      expect(reply).toMatchObject({ n: 5, nModified: 5 });
+      expect((await all()).map(({ key, n }) => `${key}, ${n}`)).toEqual(['key 1, 1', 'key 2, 2', 'key 3, 3']);
+      await collection.updateOne({ _id: 1 as never }, { $unset: { m: '' } });
+    }
   });
 
   test.each([
@@ -223,6 +263,7 @@ describe('bad input', () => {
     ['a regular expression that is none', { count: 'things', query: { a: new BSONRegExp('(') } }, 9],
     ['a negative limit', { find: 'x', limit: -1 }, 2],
     ['a pipeline that is no list', { aggregate: 'x', pipeline: {}, cursor: {} }, 14],
+    ['a zero in a name', { insert: "it's\0x", documents: [{}] }, 1],
     ['documents that are none', { insert: 'x', documents: [1] }, 14],
     ['a collation', { find: 'x', collation: { locale: 'de' } }, 115],
     ['a cursor that is not open', { getMore: 4711, collection: 'x' }, 43],

@@ -18,13 +18,14 @@ import {
   dropCollection,
   findCollection,
   findOrCreateCollection,
-  inWrite,
+  inWriteTo,
   listNamespaces,
 } from './storage.ts';
 import { parseChange } from './update.ts';
 import { CommandFailure, countOf, documentOf, documentsOf, FAILURE, textOf } from './values.ts';
 import { MESSAGE_BYTES_MAX, type Request } from './wire.ts';
 import { runStatements, type Statement } from './write.ts';
+import { inWrite } from './write-lock.ts';
 
 export interface Context {
   pool: Pool;
@@ -220,14 +221,13 @@ async function write(
   parseStatement: (raw: Buffer) => Statement,
 ): Promise<Document> {
   const name = textOf(target, 'the collection');
-  const result = await inWrite(pool, async (db) => {
-    const collection = await findOrCreateCollection(db, database, name);
-    return runStatements(
+  const result = await inWriteTo(pool, { database, name }, (db, collection) =>
+    runStatements(
       db,
       { collection, namespace: `${database}.${name}` },
       { raw, parse: parseStatement, ordered: command.ordered !== false },
-    );
-  });
+    ),
+  );
   return {
     n: result.n,
     nModified: result.nModified,

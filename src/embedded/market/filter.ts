@@ -3,7 +3,9 @@ import * as booleanOperators from 'mingo/operators/expression/boolean';
 import * as comparisonOperators from 'mingo/operators/expression/comparison';
 import * as queryOperators from 'mingo/operators/query';
 import { Query } from 'mingo/query';
-import { type Document, decodeFields, type Elements } from './bson.ts';
+import type { Body } from './body.ts';
+import { type Document, decodeFields } from './bson.ts';
+import { compilePlainFilter } from './plain-filter.ts';
 
 type Operators = NonNullable<NonNullable<Parameters<typeof Context.init>[0]>['query']>;
 
@@ -17,14 +19,26 @@ const options = {
 };
 
 /** Throws a `MingoError` for a filter that means nothing. */
-export function compileFilter(filter: Document): (elements: Elements) => boolean {
+export function compileFilter(filter: Document): (document: Body) => boolean {
+  const test = compilePlainFilter(filter);
+  if (test === undefined) return compileMingoFilter(filter);
+  let testAny: ((document: Body) => boolean) | undefined;
+  return (document) => {
+    const matches = test(document);
+    if (matches !== undefined) return matches;
+    testAny ??= compileMingoFilter(filter);
+    return testAny(document);
+  };
+}
+
+export function compileMingoFilter(filter: Document): (document: Body) => boolean {
   const query = new Query(filter, options);
   const fields = fieldsOf(filter);
-  return (elements) => query.test(decodeFields(elements, fields));
+  return ({ elements }) => query.test(decodeFields(elements, fields));
 }
 
 /** As `compileFilter`, for documents that are decoded. */
-export function compilePlainFilter(filter: Document): (document: Document) => boolean {
+export function compileDecodedFilter(filter: Document): (document: Document) => boolean {
   const query = new Query(filter, options);
   return (document) => query.test(document);
 }

@@ -1,8 +1,9 @@
 import { aggregate } from 'mingo';
 import { compare, resolve } from 'mingo/util';
 import type { Database } from '../../postgres.ts';
-import { assemble, type Document, decode, decodeFields, type Elements, encode, parse } from './bson.ts';
-import { compileFilter, compilePlainFilter, topOf } from './filter.ts';
+import { Body } from './body.ts';
+import { assemble, type Document, decode, decodeFields, encode } from './bson.ts';
+import { compileDecodedFilter, compileFilter, topOf } from './filter.ts';
 import { coveringIndex, isInRange, lookupOf, rangeOf, textOfKey, type UniqueKey } from './keys.ts';
 import { scanDocuments, scanKeyRange, scanKeys } from './scan.ts';
 import { type Collection, countDocuments, findByKeys, type Index, type StoredRow } from './storage.ts';
@@ -11,23 +12,8 @@ import { CommandFailure, FAILURE } from './values.ts';
 /** What a sort or an aggregation may hold in memory. */
 const HELD_BYTES_MAX = 64 * 1024 * 1024;
 
-/** A document that was read; what is passed on as it is need not be parsed. */
-class Found {
-  readonly body: Buffer;
-  #document: Elements | undefined;
-
-  constructor(body: Buffer) {
-    this.body = body;
-  }
-
-  get document(): Elements {
-    this.#document ??= parse(this.body);
-    return this.#document;
-  }
-}
-
 /** The documents that match, as a stream; each chunk read is a view of its own. */
-async function* findMatches(db: Database, collection: Collection, filter: Document): AsyncGenerator<Found> {
+async function* findMatches(db: Database, collection: Collection, filter: Document): AsyncGenerator<Body> {
   const lookup = lookupOf(collection.indexes, filter);
   const matches = compileFilter(lookup?.rest ?? filter);
   const range = lookup === undefined ? rangeOf(collection.indexes, filter) : undefined;
@@ -41,8 +27,8 @@ async function* findMatches(db: Database, collection: Collection, filter: Docume
   const chunks = lookup === undefined ? scan() : readByKeys(db, collection.id, lookup.keys);
   for await (const rows of chunks) {
     for (const { body, key } of rows) {
-      const found = new Found(body);
-      if ((range !== undefined && isInRange(range, key)) || matches(found.document)) yield found;
+      const found = Body.ofBytes(body);
+      if ((range !== undefined && isInRange(range, key)) || matches(found)) yield found;
     }
   }
 }
@@ -54,8 +40,7 @@ async function* readByKeys(
 ): AsyncGenerator<StoredRow[]> {
   const KEYS_AT_ONCE = 200;
   for (let start = 0; start < keys.length; start += KEYS_AT_ONCE) {
-    const rows = await findByKeys(db, collectionId, keys.slice(start, start + KEYS_AT_ONCE));
-    yield [...rows.values()];
+    yield await findByKeys(db, collectionId, keys.slice(start, start + KEYS_AT_ONCE));
   }
 }
 
@@ -66,7 +51,7 @@ async function* readCovered(
   { index, filter }: { index: Index; filter: Document },
 ): AsyncGenerator<StoredRow[]> {
   const path = Object.keys(index.keys).join();
-  const matches = compilePlainFilter(filter);
+  const matches = compileDecodedFilter(filter);
   for await (const keys of scanKeys(db, index.id)) {
     const open = keys.filter((key) => {
       const text = textOfKey(key);
@@ -112,19 +97,19 @@ export async function* findDocuments(
 }
 
 /** Whole fields are passed through with their bytes; anything more is mingo's. */
-function compileProjection(projection: Document): (found: Found) => Buffer {
+function compileProjection(projection: Document): (document: Body) => Buffer {
   const { _id: id = 1, ...fields } = projection;
   const names = Object.keys(fields);
-  if (names.length === 0 && id !== 0 && id !== false) return ({ body }) => body;
+  if (names.length === 0 && id !== 0 && id !== false) return ({ bytes }) => bytes;
   const included = names.every((name) => fields[name] === 1 || fields[name] === true);
   const excluded = names.every((name) => fields[name] === 0 || fields[name] === false);
   if ((!included && !excluded) || names.some((name) => name.includes('.'))) {
-    return ({ body }) => encode(aggregate([decode(body)], [{ $project: projection }])[0] as Document);
+    return ({ bytes }) => encode(aggregate([decode(bytes)], [{ $project: projection }])[0] as Document);
   }
   const keepsId = id !== 0 && id !== false;
   const keepsListed = included && names.length > 0;
-  return ({ document }) => {
-    const kept = [...document].filter(([name]) =>
+  return ({ elements }) => {
+    const kept = [...elements].filter(([name]) =>
       name === '_id' ? keepsId : Object.hasOwn(fields, name) === keepsListed,
     );
     return assemble(kept.map(([, element]) => element));
@@ -132,12 +117,12 @@ function compileProjection(projection: Document): (found: Found) => Buffer {
 }
 
 interface Sorted {
-  found: Found;
+  found: Body;
   /** The fields that it is sorted by. */
   plain: Document;
 }
 
-async function sortMatches(matches: AsyncIterable<Found>, { sort, skip, limit }: Find): Promise<Found[]> {
+async function sortMatches(matches: AsyncIterable<Body>, { sort, skip, limit }: Find): Promise<Body[]> {
   const fields = new Set(Object.keys(sort).map(topOf));
   const order = (a: Sorted, b: Sorted): number => {
     for (const [path, direction] of Object.entries(sort)) {
@@ -150,11 +135,11 @@ async function sortMatches(matches: AsyncIterable<Found>, { sort, skip, limit }:
   let held: Sorted[] = [];
   let heldBytes = 0;
   for await (const found of matches) {
-    held.push({ found, plain: decodeFields(found.document, fields) });
-    heldBytes += found.body.length;
+    held.push({ found, plain: decodeFields(found.elements, fields) });
+    heldBytes += found.bytes.length;
     if (held.length > 2 * wanted + 100) {
       held = held.sort(order).slice(0, wanted);
-      heldBytes = held.reduce((sum, { found: { body } }) => sum + body.length, 0);
+      heldBytes = held.reduce((sum, { found }) => sum + found.bytes.length, 0);
     }
     checkHeld(heldBytes);
   }
@@ -185,8 +170,8 @@ export async function distinctValues(
   { path, filter }: { path: string; filter: Document },
 ): Promise<unknown[]> {
   const values = new Map<string, unknown>();
-  for await (const { document } of findMatches(db, collection, filter)) {
-    const value = resolve(decodeFields(document, new Set([topOf(path)])), path);
+  for await (const { elements } of findMatches(db, collection, filter)) {
+    const value = resolve(decodeFields(elements, new Set([topOf(path)])), path);
     for (const item of Array.isArray(value) ? value : [value]) {
       if (item !== undefined) values.set(`${typeof item} ${JSON.stringify(item)}`, item);
     }
@@ -210,9 +195,9 @@ export async function aggregateDocuments(
   }
   const held: Document[] = [];
   let heldBytes = 0;
-  for await (const { body } of findMatches(db, collection, filter)) {
-    held.push(decode(body));
-    heldBytes += body.length;
+  for await (const { bytes } of findMatches(db, collection, filter)) {
+    held.push(decode(bytes));
+    heldBytes += bytes.length;
     checkHeld(heldBytes);
   }
   return aggregate(held, stages, { scriptEnabled: false });

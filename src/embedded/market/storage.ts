@@ -1,7 +1,9 @@
 import { readFile } from 'node:fs/promises';
-import type { Pool } from 'pg';
-import { type Database, inTransaction, query, queryPrepared } from '../../postgres.ts';
+import type pg from 'pg';
+import { type Database, query, queryPrepared, quoteText } from '../../postgres.ts';
+import type { Body } from './body.ts';
 import { keyName, type UniqueKey } from './keys.ts';
+import { inWrite } from './write-lock.ts';
 
 export interface Collection {
   id: number;
@@ -24,21 +26,39 @@ export interface StoredRow {
   key?: string;
 }
 
-export async function createSchema(pool: Pool): Promise<void> {
+/** A document that was found by the key at this place of those given. */
+export interface FoundRow extends StoredRow {
+  place: number;
+}
+
+export async function createSchema(pool: pg.Pool): Promise<void> {
   const schema = await readFile(new URL('./schema.sql', import.meta.url), 'utf8');
   await inWrite(pool, (client) => query(client, schema));
 }
 
 /**
- * A transaction that no other writer runs beside, in any process: a guarded update reads what it decides on, and two
- * of them at once would both pass the guard.
+ * As `inWrite`, in a collection, which is created when it is missing. One round trip leads to it instead of three: of the
+ * 71 µs of processor time that a bulk of 25 took for each document, 6.
  */
-export function inWrite<Result>(pool: Pool, work: (client: Database) => Promise<Result>): Promise<Result> {
-  const WRITER_LOCK = 7_212_021;
-  return inTransaction(pool, async (client) => {
-    await query(client, `select pg_advisory_xact_lock(${WRITER_LOCK})`);
-    return work(client);
-  });
+export function inWriteTo<Result>(
+  pool: pg.Pool,
+  { database, name }: { database: string; name: string },
+  work: (client: Database, collection: Collection) => Promise<Result>,
+): Promise<Result> {
+  // PostgreSQL takes no such names, and says so of a parameter; of a statement it would read no further.
+  if (`${database}${name}`.includes('\0'))
+    return inWrite(pool, async (db) => work(db, await findOrCreateCollection(db, database, name)));
+  return inWrite(
+    pool,
+    async (client, rows) => {
+      const found = toCollection(rows as CollectionRow[]);
+      return work(client, found ?? (await createCollection(client, database, name)));
+    },
+    {
+      prepare: `prepare market_collection (text, text) as ${FIND_COLLECTION.text}`,
+      execute: `execute market_collection (${quoteText(database)}, ${quoteText(name)})`,
+    },
+  );
 }
 
 const FIND_COLLECTION = {
@@ -49,18 +69,22 @@ const FIND_COLLECTION = {
     where c.database = $1 and c.name = $2 order by i.id`,
 };
 
-export async function findCollection(
+interface CollectionRow {
+  id: number;
+  index_id: number;
+  name: string;
+  keys: string;
+  is_unique: boolean;
+}
+
+export const findCollection = async (
   db: Database,
   database: string,
   name: string,
-): Promise<Collection | undefined> {
-  const rows = await queryPrepared<{
-    id: number;
-    index_id: number;
-    name: string;
-    keys: string;
-    is_unique: boolean;
-  }>(db, FIND_COLLECTION, [database, name]);
+): Promise<Collection | undefined> =>
+  toCollection(await queryPrepared<CollectionRow & pg.QueryResultRow>(db, FIND_COLLECTION, [database, name]));
+
+function toCollection(rows: CollectionRow[]): Collection | undefined {
   const first = rows[0];
   if (first === undefined) return undefined;
   const indexes = rows.map((row) => ({
@@ -73,13 +97,14 @@ export async function findCollection(
 }
 
 /** Call inside `inWrite`. */
-export async function findOrCreateCollection(
+export const findOrCreateCollection = async (
   db: Database,
   database: string,
   name: string,
-): Promise<Collection> {
-  const existing = await findCollection(db, database, name);
-  if (existing !== undefined) return existing;
+): Promise<Collection> =>
+  (await findCollection(db, database, name)) ?? (await createCollection(db, database, name));
+
+async function createCollection(db: Database, database: string, name: string): Promise<Collection> {
   const rows = await query<{ id: number }>(
     db,
     `insert into embedded_market.collections (database, name) values ($1, $2) returning id`,
@@ -130,24 +155,23 @@ export async function countDocuments(db: Database, collectionId: number): Promis
 const FIND_BY_KEYS = {
   name: 'market_find_by_keys',
   text: `
-    select k.index_id, k.key, d.id, d.body
-    from unnest($2::int[], $3::text[]) as wanted (index_id, key)
+    select (wanted.place - 1)::int as place, d.id, d.body
+    from unnest($2::int[], $3::text[]) with ordinality as wanted (index_id, key, place)
     join embedded_market.unique_keys k using (index_id, key)
     join embedded_market.documents d on d.collection_id = $1 and d.id = k.document_id`,
 };
 
-/** The documents that have these keys, by `keyName`; a key nobody has is not in the map. */
-export async function findByKeys(
+/** The documents that have these keys. */
+export function findByKeys(
   db: Database,
   collectionId: number,
   keys: readonly UniqueKey[],
-): Promise<Map<string, StoredRow>> {
-  const rows = await queryPrepared<StoredRow & { index_id: number; key: string }>(db, FIND_BY_KEYS, [
+): Promise<FoundRow[]> {
+  return queryPrepared<FoundRow>(db, FIND_BY_KEYS, [
     collectionId,
     keys.map((key) => key.indexId),
     keys.map((key) => key.key),
   ]);
-  return new Map(rows.map((row) => [keyName({ indexId: row.index_id, key: row.key }), row]));
 }
 
 /** Adds keys and returns those that another document has already. */
@@ -204,26 +228,34 @@ const SAVE_DOCUMENTS = {
   },
 };
 
+export interface SavedDocument {
+  id: number;
+  body: Body;
+}
+
 /** All bodies travel as one binary parameter: an array of bytea would be sent as hexadecimal text. */
 export async function saveDocuments(
   db: Database,
   collectionId: number,
-  rows: readonly StoredRow[],
+  documents: readonly SavedDocument[],
   kind: 'insert' | 'update',
 ): Promise<void> {
   let end = 1;
-  const starts = rows.map(({ body }) => {
+  const starts = documents.map(({ body }) => {
     end += body.length;
     return end - body.length;
   });
   await queryPrepared(db, SAVE_DOCUMENTS[kind], [
     collectionId,
-    Buffer.concat(rows.map((row) => row.body)),
-    rows.map((row) => row.id),
-    starts,
-    rows.map((row) => row.body.length),
+    Buffer.concat(documents.flatMap(({ body }) => body.pieces)),
+    arrayOf(documents.map(({ id }) => id)),
+    arrayOf(starts),
+    arrayOf(documents.map(({ body }) => body.length)),
   ]);
 }
+
+/** Numbers as PostgreSQL reads an array: the driver would quote each of them. */
+const arrayOf = (numbers: readonly number[]): string => `{${numbers.join()}}`;
 
 export async function deleteDocuments(db: Database, collectionId: number, ids: number[]): Promise<void> {
   await query(

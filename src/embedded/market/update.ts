@@ -1,4 +1,5 @@
 import { updateOne } from 'mingo/updater';
+import { Body } from './body.ts';
 import {
   assemble,
   type Document,
@@ -12,6 +13,7 @@ import {
   parse,
 } from './bson.ts';
 import { topOf } from './filter.ts';
+import { overlay } from './overlay.ts';
 import { CommandFailure, documentOf, FAILURE } from './values.ts';
 
 /** An update as the client sent it: operators, or a whole document to replace the old one with. */
@@ -43,13 +45,19 @@ export function parseChange(element: Buffer | undefined): Elements {
 const isReplacement = (change: Elements): boolean => ![...change.keys()].some(isOperator);
 
 /** The document after the update, or undefined when that changes nothing. */
-export function applyUpdate(document: Elements, update: Update): Elements | undefined {
+export function applyUpdate(document: Body, update: Update): Body | undefined {
+  const set = update.change.size === 1 ? nestedBytes(update.change.get('$set'), 'document') : undefined;
+  const overlaid = set === undefined ? undefined : overlay(document, Body.ofBytes(set));
+  if (overlaid !== undefined) return overlaid === document ? undefined : overlaid;
+  const { elements } = document;
   const change = new Map(update.change);
   change.delete('$setOnInsert');
-  const next = isReplacement(update.change)
-    ? replaceFields(document, change)
-    : (setFields(document, change) ?? computeFields(document, { ...update, change }));
-  return assemble(next.values()).equals(assemble(document.values())) ? undefined : next;
+  const next = Body.ofElements(
+    isReplacement(update.change)
+      ? replaceFields(elements, change)
+      : (setFields(elements, change) ?? computeFields(elements, { ...update, change })),
+  );
+  return next.bytes.equals(document.bytes) ? undefined : next;
 }
 
 function replaceFields(document: Elements, fields: Elements): Elements {

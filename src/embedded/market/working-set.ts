@@ -1,6 +1,8 @@
 import { ObjectId } from 'bson';
 import type { Database } from '../../postgres.ts';
-import { assemble, DOCUMENT_BYTES_MAX, type Elements, encode, parse } from './bson.ts';
+import { Body } from './body.ts';
+import { DOCUMENT_BYTES_MAX, type Elements, encode, parse } from './bson.ts';
+import { topOf } from './filter.ts';
 import { keyName, keyValueOf, type UniqueKey, uniqueKeysOf } from './keys.ts';
 import {
   type Collection,
@@ -8,6 +10,7 @@ import {
   deleteKeys,
   findByKeys,
   insertKeys,
+  type SavedDocument,
   type StoredRow,
   saveDocuments,
   takeDocumentIds,
@@ -19,9 +22,10 @@ export interface Entry {
   /** Undefined until it is stored. */
   id: number | undefined;
   /** Undefined when deleted. */
-  document: Elements | undefined;
-  keys: UniqueKey[];
-  /** Its rows in `unique_keys`. */
+  document: Body | undefined;
+  /** Undefined while they are as they are stored: most updates leave them alone. */
+  keys: UniqueKey[] | undefined;
+  /** Its rows in `unique_keys`, where `keys` are known. */
   storedKeys: UniqueKey[];
 }
 
@@ -36,6 +40,8 @@ export class WorkingSet {
   readonly db: Database;
   readonly collection: Collection;
   readonly namespace: string;
+  /** Without changes to these fields a document's keys stay. */
+  readonly #keyFields: readonly string[];
   #entryById = new Map<number, Entry>();
   /** Null: nobody has this key. */
   #entryByKey = new Map<string, Entry | null>();
@@ -46,6 +52,9 @@ export class WorkingSet {
     this.db = db;
     this.collection = collection;
     this.namespace = namespace;
+    this.#keyFields = collection.indexes
+      .filter(({ unique }) => unique)
+      .flatMap(({ keys }) => Object.keys(keys).map(topOf));
   }
 
   /** Reads the documents that have these keys, those not known yet. */
@@ -53,28 +62,24 @@ export class WorkingSet {
     const unknown = keys.filter((key) => !this.#entryByKey.has(keyName(key)));
     if (unknown.length === 0) return;
     const rows = await findByKeys(this.db, this.collection.id, unknown);
-    for (const row of rows.values()) this.adopt(row);
+    for (const row of rows) this.#entryByKey.set(keyName(unknown[row.place] as UniqueKey), this.adopt(row));
     for (const name of unknown.map(keyName)) {
       if (!this.#entryByKey.has(name)) this.#entryByKey.set(name, null);
     }
   }
 
   async find(key: UniqueKey): Promise<Entry | undefined> {
-    await this.load([key]);
-    return this.#entryByKey.get(keyName(key)) ?? undefined;
+    const name = keyName(key);
+    if (!this.#entryByKey.has(name)) await this.load([key]);
+    return this.#entryByKey.get(name) ?? undefined;
   }
 
   /** Takes up a document that was read, unless it is known already: then what is known is newer. */
   adopt(row: StoredRow): Entry {
     const known = this.#entryById.get(row.id);
     if (known !== undefined) return known;
-    const document = parse(row.body);
-    const keys = uniqueKeysOf(this.collection.indexes, document);
-    const entry: Entry = { id: row.id, document, keys, storedKeys: keys };
+    const entry: Entry = { id: row.id, document: Body.ofBytes(row.body), keys: undefined, storedKeys: [] };
     this.#entryById.set(row.id, entry);
-    for (const name of keys.map(keyName)) {
-      if (!this.#entryByKey.has(name)) this.#entryByKey.set(name, entry);
-    }
     return entry;
   }
 
@@ -82,20 +87,32 @@ export class WorkingSet {
   async insert(given: Elements): Promise<Elements> {
     const id = given.get('_id') ?? (parse(encode({ _id: new ObjectId() })).get('_id') as Buffer);
     const document: Elements = new Map([['_id', id], ...given]);
-    await this.replace({ id: undefined, document: undefined, keys: [], storedKeys: [] }, document);
+    await this.replace(
+      { id: undefined, document: undefined, keys: [], storedKeys: [] },
+      Body.ofElements(document),
+    );
     return document;
   }
 
   /** Throws as `insert` does; the entry is then as it was. */
-  async replace(entry: Entry, document: Elements): Promise<void> {
-    let bytes = 5;
-    for (const element of document.values()) bytes += element.length;
+  async replace(entry: Entry, document: Body): Promise<void> {
+    const bytes = document.length;
     if (bytes > DOCUMENT_BYTES_MAX) {
       throw new CommandFailure(
         FAILURE.BSONObjectTooLarge,
         `the document has ${bytes} bytes, at most ${DOCUMENT_BYTES_MAX} are allowed`,
       );
     }
+    const before = entry.document;
+    if (before === undefined || !this.#keyFields.every((field) => document.shares(field, before)))
+      await this.#changeKeys(entry, document.elements);
+    entry.document = document;
+    this.#changed.add(entry);
+    this.#changedBytes += bytes;
+    if (this.#changedBytes > CHANGED_BYTES_MAX) await this.flush();
+  }
+
+  async #changeKeys(entry: Entry, document: Elements): Promise<void> {
     const keys = uniqueKeysOf(this.collection.indexes, document);
     await this.load(keys);
     for (const key of keys) {
@@ -103,21 +120,23 @@ export class WorkingSet {
       if (holder !== null && holder !== entry) throw this.#duplicateKey(key, document);
     }
     this.#rekey(entry, keys);
-    entry.document = document;
-    this.#changedBytes += bytes;
-    if (this.#changedBytes > CHANGED_BYTES_MAX) await this.flush();
   }
 
   remove(entry: Entry): void {
     this.#rekey(entry, []);
     entry.document = undefined;
+    this.#changed.add(entry);
   }
 
   #rekey(entry: Entry, keys: UniqueKey[]): void {
+    if (entry.keys === undefined) {
+      entry.keys = uniqueKeysOf(this.collection.indexes, (entry.document as Body).elements);
+      entry.storedKeys = entry.keys;
+    }
+    // All of them from here on, or a key that was given up would be read from where it is still stored.
     for (const key of entry.keys) this.#entryByKey.set(keyName(key), null);
     for (const key of keys) this.#entryByKey.set(keyName(key), entry);
     entry.keys = keys;
-    this.#changed.add(entry);
   }
 
   /** Writes every change; afterwards nothing is remembered. */
@@ -136,10 +155,10 @@ export class WorkingSet {
     }
 
     if (gone.length > 0) await deleteDocuments(db, collection.id, gone.map(idOf));
-    const lostKeys = stored.flatMap((entry) => without(entry.storedKeys, entry.keys));
+    const lostKeys = stored.flatMap(({ storedKeys, keys }) => without(storedKeys, keys));
     if (lostKeys.length > 0) await deleteKeys(db, lostKeys);
-    if (kept.length > 0) await saveDocuments(db, collection.id, kept.map(toRow), 'update');
-    if (fresh.length > 0) await saveDocuments(db, collection.id, fresh.map(toRow), 'insert');
+    if (kept.length > 0) await saveDocuments(db, collection.id, kept.map(toSaved), 'update');
+    if (fresh.length > 0) await saveDocuments(db, collection.id, fresh.map(toSaved), 'insert');
     const newKeys = [...fresh, ...kept].flatMap((entry) =>
       without(entry.keys, entry.storedKeys).map((key) => ({ ...key, documentId: idOf(entry) })),
     );
@@ -168,12 +187,10 @@ export class WorkingSet {
 
 const idOf = (entry: Entry): number => entry.id as number;
 
-const toRow = (entry: Entry): StoredRow => ({
-  id: idOf(entry),
-  body: assemble((entry.document as Elements).values()),
-});
+const toSaved = (entry: Entry): SavedDocument => ({ id: idOf(entry), body: entry.document as Body });
 
-function without(keys: UniqueKey[], others: UniqueKey[]): UniqueKey[] {
+function without(keys: UniqueKey[] | undefined, others: UniqueKey[] | undefined): UniqueKey[] {
+  if (keys === undefined || others === undefined || keys.length === 0) return [];
   const names = new Set(others.map(keyName));
   return keys.filter((key) => !names.has(keyName(key)));
 }

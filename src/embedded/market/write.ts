@@ -1,6 +1,7 @@
 import { BSONError } from 'bson';
 import { MingoError } from 'mingo/util';
 import type { Database } from '../../postgres.ts';
+import type { Body } from './body.ts';
 import type { Document, Elements } from './bson.ts';
 import { compileFilter } from './filter.ts';
 import { lookupOf, type UniqueKey, uniqueKeysOf } from './keys.ts';
@@ -85,8 +86,9 @@ function prepare({ indexes }: Collection, parse: () => Statement): Prepared {
         run: (...args) => insert(statement, ...args),
       };
     }
-    const keys = lookupOf(indexes, statement.filter)?.keys ?? [];
-    return { keys, run: (...args) => change(statement, ...args) };
+    const lookup = lookupOf(indexes, statement.filter);
+    const search = { keys: lookup?.keys, matches: compileFilter(lookup?.rest ?? statement.filter) };
+    return { keys: search.keys ?? [], run: (...args) => change(statement, search, ...args) };
   } catch (error) {
     return { keys: [], run: () => Promise.reject(error) };
   }
@@ -102,14 +104,23 @@ async function insert(
   result.n += 1;
 }
 
+/** What a filter comes to. */
+interface Search {
+  /** Of all documents that can match; undefined when every one has to be looked at. */
+  keys: UniqueKey[] | undefined;
+  matches: (document: Body) => boolean;
+}
+
 async function change(
   statement: Exclude<Statement, { kind: 'insert' }>,
+  { keys, matches }: Search,
   set: WorkingSet,
   index: number,
   result: WriteResult,
 ): Promise<void> {
   let matched = 0;
-  for await (const entry of findEntries(set, statement.filter)) {
+  for await (const entry of keys === undefined ? scanEntries(set) : findEntries(set, keys)) {
+    if (entry?.document === undefined || !matches(entry.document)) continue;
     matched += 1;
     if (statement.kind === 'delete') {
       set.remove(entry);
@@ -129,28 +140,15 @@ async function change(
   result.n += 1;
 }
 
-/** The documents that match, one by one; the caller changes one before it asks for the next. */
-async function* findEntries(
-  set: WorkingSet,
-  filter: Document,
-): AsyncGenerator<Entry & { document: Elements }> {
-  const lookup = lookupOf(set.collection.indexes, filter);
-  const matches = compileFilter(lookup?.rest ?? filter);
-  const isMatch = (entry: Entry | undefined): entry is Entry & { document: Elements } =>
-    entry?.document !== undefined && matches(entry.document);
-  if (lookup !== undefined) {
-    for (const key of lookup.keys) {
-      const entry = await set.find(key);
-      if (isMatch(entry)) yield entry;
-    }
-    return;
-  }
+/** One by one: the caller changes one before it asks for the next. */
+function* findEntries(set: WorkingSet, keys: readonly UniqueKey[]): Generator<Promise<Entry | undefined>> {
+  for (const key of keys) yield set.find(key);
+}
+
+async function* scanEntries(set: WorkingSet): AsyncGenerator<Entry> {
   await set.flush();
   for await (const rows of scanDocuments(set.db, set.collection.id)) {
-    for (const row of rows) {
-      const entry = set.adopt(row);
-      if (isMatch(entry)) yield entry;
-    }
+    for (const row of rows) yield set.adopt(row);
     await set.flush();
   }
 }
