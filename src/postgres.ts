@@ -38,9 +38,8 @@ export function typesSharingJson(): pg.CustomTypesConfig {
   const JSONB_OID = 3802;
   const parsed = new Map<string, unknown>();
   const parse = (text: string): unknown => {
-    let value = parsed.get(text);
-    if (value === undefined) parsed.set(text, (value = JSON.parse(text)));
-    return value;
+    if (!parsed.has(text)) parsed.set(text, JSON.parse(text));
+    return parsed.get(text);
   };
   return {
     getTypeParser: ((oid: number, format?: 'text' | 'binary') =>
