@@ -26,6 +26,6 @@ EXPOSE 3000
 # Of `api` and `start`; a command without HTTP has none (docker-compose.yml).
 HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 \
   CMD ["node", "--eval", "fetch(`http://127.0.0.1:${process.env.PORT || 3000}/readyz`).then((answer) => process.exit(answer.ok ? 0 : 1), () => process.exit(1))"]
-# No shell and no npm in between: SIGTERM reaches the program.
-ENTRYPOINT ["node", "/app/src/main.ts"]
+# No shell and no npm in between: SIGTERM reaches the program. The flag is that of bin/market-sync.js.
+ENTRYPOINT ["node", "--max-semi-space-size=8", "/app/src/main.ts"]
 CMD ["api"]

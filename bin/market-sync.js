@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path';
 const require = createRequire(import.meta.url);
 const node = join(dirname(require.resolve('node/package.json')), 'bin', 'node');
 const main = join(import.meta.dirname, '..', 'src', 'main.ts');
-// Its young generation may grow to 24 MB, not to 96: the consumer of a large backlog then holds 100 MB at most, not 185.
+// Its young generation may grow to 24 MB, not to 96.
 const child = spawn(node, ['--max-semi-space-size=8', main, ...process.argv.slice(2)], { stdio: 'inherit' });
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
 child.on('error', (error) => {

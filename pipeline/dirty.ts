@@ -1,6 +1,7 @@
 import { type CaptureMessage, KEY_KINDS, type KeyKind } from '../src/domain/change.ts';
 import type { Lsn } from '../src/lsn.ts';
 import type { DirtyKeys } from '../src/store/reconcile.ts';
+import { KeyQueue } from './key-queue.ts';
 
 /**
  * Bookings that a key counts as: batches of about 250 snapshots are the fastest (D4). A sensor counts as next to nothing,
@@ -43,11 +44,8 @@ export interface Batch {
  * became dirty; a batch takes the oldest, and the checkpoint may then advance to just before the oldest key left.
  */
 export class DirtySet {
-  /**
-   * By `kind:id`, each with the end of the last transaction received whole before the one that made the key dirty. No
-   * object each: there may be a hundred thousand.
-   */
-  readonly #keys = new Map<string, Lsn>();
+  /** Each with the end of the last transaction received whole before the one that made the key dirty. */
+  readonly #keys = new KeyQueue();
   #xids: number[] = [];
   #received: Lsn;
   #inTransaction = false;
@@ -149,15 +147,12 @@ export class DirtySet {
     const keys: DirtyKeys = { booking: [], location: [], sensor: [], vendor: [], inspection: [] };
     let weight = 0;
     let keyCount = 0;
-    for (const name of this.#keys.keys()) {
-      const colon = name.indexOf(':');
-      const kind = name.slice(0, colon) as KeyKind;
-      const keyWeight = WEIGHTS[kind];
+    for (let oldest = this.#keys.oldest; oldest !== undefined; oldest = this.#keys.oldest) {
+      const keyWeight = WEIGHTS[oldest.kind];
       if (weight > 0 && weight + keyWeight > weightMax) break;
       weight += keyWeight;
       keyCount += 1;
-      keys[kind].push(name.slice(colon + 1));
-      this.#keys.delete(name);
+      keys[oldest.kind].push(this.#keys.shift());
     }
     const resyncReason = this.#resyncReason;
     this.#resyncReason = undefined;
@@ -182,12 +177,11 @@ export class DirtySet {
 
   /** Everything received is covered, but for what the oldest key left still stands for. */
   #coveredLsn(): Lsn {
-    return this.#keys.values().next().value ?? this.#received;
+    return this.#keys.oldest?.lsn ?? this.#received;
   }
 
   #add(kind: KeyKind, id: string): void {
     this.#touched = true;
-    const name = `${kind}:${id}`;
-    if (!this.#keys.has(name)) this.#keys.set(name, this.#received);
+    this.#keys.add(kind, id, this.#received);
   }
 }

@@ -5,6 +5,7 @@ import { LogicalReplicationService, PgoutputPlugin } from 'pg-logical-replicatio
 import { formatLsn, type Lsn } from '../src/lsn.ts';
 import { ConnectionLostError } from '../src/postgres.ts';
 import { type Change, DecodeError, Decoder } from './decode.ts';
+import { readInGulps } from './gulps.ts';
 
 /** Milliseconds the server may take to close the connection before it is cut. */
 const STOP_TIMEOUT_MS = 2_000;
@@ -140,6 +141,7 @@ export async function startReplication(options: ReplicationOptions): Promise<Rep
       // Before the first message. The library's own listener would make text of every position and two more objects of
       // every message. An error in it would end the process.
       internals._connection?.removeAllListeners('copyData').on('copyData', receive);
+      if (internals._connection !== null) readInGulps(internals._connection.stream, () => open && !paused);
       resolve();
     }),
   );

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { Ajv } from 'ajv';
 import { expect, test } from 'vitest';
+import { PROGRAM_FLAGS } from '../../bench/program.ts';
 import { listSettings, loadConfig } from '../../src/config.ts';
 import { applyStorageGuardTables } from '../../src/embedded/storage-guard.ts';
 import { migrate } from '../../src/migrate.ts';
@@ -69,6 +70,15 @@ test('images are pinned by version, and the Node.js of the image is that of pack
     readStages().map(() => `node:${dependencies.node}-slim`),
   );
   for (const [name, { image }] of own) expect(image, name).toBe(`market-sync:${version}`);
+});
+
+test('Node.js runs the program with the same flags in the image, by npm, by its own command and in the benchmark', () => {
+  const { scripts } = JSON.parse(readText('package.json')) as { scripts: Record<string, string> };
+  const command = ['node', ...PROGRAM_FLAGS];
+  expect(readStages().at(-1)?.entrypoint).toEqual([...command, '/app/src/main.ts']);
+  expect(scripts['market-sync']).toBe([...command, 'src/main.ts'].join(' '));
+  expect(scripts.start).toBe(`${scripts['market-sync']} start`);
+  expect(readText('bin/market-sync.js')).toContain(`spawn(node, ['${PROGRAM_FLAGS.join("', '")}', main, `);
 });
 
 test('every port is on loopback', () => {

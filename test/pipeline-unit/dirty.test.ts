@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { type Batch, DirtySet } from '../../pipeline/dirty.ts';
 import { KEY_KINDS, type KeyKind } from '../../src/domain/change.ts';
+import { heldBytes } from '../support/held-bytes.ts';
 
 const WEIGHTS: Record<KeyKind, number> = {
   booking: 1,
@@ -275,6 +277,18 @@ test('I9: reading pauses when enough keys wait, or enough transactions on one ke
   }
   transactions.take(250);
   expect(transactions.isFull(1_000)).toBe(false);
+});
+
+test('I9: a hundred thousand keys of as many transactions that wait take less than 100 bytes each', () => {
+  const dirty = new DirtySet(0n);
+  const before = heldBytes();
+  for (let xid = 1; xid <= 100_000; xid += 1) {
+    dirty.begin(transaction(xid));
+    dirty.addBookings([Buffer.from(randomUUID()).toString('latin1')]); // in one piece, as it comes from the decoder
+    dirty.commit(BigInt(xid) * 1_000n);
+  }
+  expect((heldBytes() - before) / dirty.size).toBeLessThan(100);
+  expect(dirty.take(100_000).keyCount).toBe(100_000);
 });
 
 test('a keepalive inside a transaction, or behind what was received, moves nothing', () => {
