@@ -13,6 +13,76 @@ comment on column market_sync.snapshot_state.rest_hash is
 comment on column market_sync.snapshot_state.rest_revision is
   'The last revision in which more than the sensors changed; null: not known. A listing at it or a later one is written in part: sensors, sensor_summary, metadata.';
 
+-- Led by what a publisher asks apart: while there is nothing in the background, finding that out read all that was live. Two
+-- indexes, as before, cost a recompute another entry for every row.
+create index snapshot_state_due_idx on market_sync.snapshot_state (background, next_attempt_at)
+  where (epoch, revision) > (published_epoch, published_revision) and parked_at is null;
+drop index market_sync.snapshot_state_outbox_idx, market_sync.snapshot_state_live_outbox_idx;
+
+-- Bounded: at most 100,001 of each are looked at, in the order of an index, so that asking costs no more in the very
+-- incident in which a million wait. Publishers claim in the same order: what is in work stands in front.
+create or replace view market_sync.queue as
+with due as materialized (
+  select lease_until > clock_timestamp() as in_work, false as failed,
+    coalesce(first_failed_at, changed_at, nullif(next_attempt_at, '-infinity')) as at
+  from (
+    (select * from market_sync.snapshot_state
+     where (epoch, revision) > (published_epoch, published_revision) and parked_at is null and not background
+       and next_attempt_at <= (select clock_timestamp())
+     order by next_attempt_at limit 100001)
+    union all
+    (select * from market_sync.snapshot_state
+     where (epoch, revision) > (published_epoch, published_revision) and parked_at is null and background
+       and next_attempt_at <= (select clock_timestamp())
+     order by next_attempt_at limit 100001)
+  ) either
+  limit 100001
+), later as materialized (
+  select lease_until > clock_timestamp() as in_work, attempts > 0 as failed, coalesce(first_failed_at, changed_at, next_attempt_at) as at
+  from (
+    (select * from market_sync.snapshot_state
+     where (epoch, revision) > (published_epoch, published_revision) and parked_at is null and not background
+       and next_attempt_at > (select clock_timestamp())
+     order by next_attempt_at limit 100001)
+    union all
+    (select * from market_sync.snapshot_state
+     where (epoch, revision) > (published_epoch, published_revision) and parked_at is null and background
+       and next_attempt_at > (select clock_timestamp())
+     order by next_attempt_at limit 100001)
+  ) either
+  limit 100001
+), waiting as (
+  select * from due union all select * from later
+), parked as (
+  select parked_at as at from market_sync.snapshot_state where parked_at is not null order by parked_at limit 100001
+), held as (
+  select since as at from market_sync.manual_state m
+  -- Not a join: one look-up each, whatever the planner thinks of their number.
+  where state = 'held'
+    and (select s.ended_at is null from market_inventory_snapshots s where s.booking_id = m.booking_id)
+  order by since
+  limit 100001
+), refresh as (
+  select next_refresh_at as at from market_sync.snapshot_state where next_refresh_at <= (select clock_timestamp())
+  order by next_refresh_at
+  limit 100001
+), counted (state, count, oldest_at) as (
+  select 'to_publish', count(*), min(at) from waiting where in_work is not true and not failed
+  union all
+  select 'in_work', count(*), min(at) from waiting where in_work
+  union all
+  select 'waiting_for_retry', count(*), min(at) from waiting where in_work is not true and failed
+  union all
+  select 'parked', count(*), min(at) from parked
+  union all
+  select 'held', count(*), min(at) from held
+  union all
+  select 'due_for_refresh', count(*), min(at) from refresh
+)
+select state, count, oldest_at,
+  case when oldest_at is not null then greatest(clock_timestamp() - oldest_at, interval '0') end as oldest_age
+from counted;
+
 -- Taken for one row, the vendors of a batch were compared with its bookings pair by pair: a twelfth of a recompute of 1,000.
 create function market_sync.few_ids(p_ids uuid[]) returns setof uuid
 language sql volatile rows 5
@@ -456,6 +526,8 @@ begin
       end
     from content c
     where s.booking_id = c.booking_id
+      -- True of all; it says that they are few, so that each is looked up, whatever the size of the table on the day of the plan.
+      and c.scope in ('full', 'own', 'gone')
     returning s.booking_id, s.revision, c.new_status, c.next_refresh_at, c.cause, c.revisions_remembered,
       case when c.scope = 'full' then c.rest_hash end as rest_hash, c.rest_changed,
       -- Readings come every few seconds, and would push everything else out of the ring: one a minute is enough.
@@ -575,6 +647,35 @@ end
 $$;
 comment on function market_sync.recompute(uuid[], timestamptz, timestamptz) is
   'Recomputes these bookings'' snapshots and writes what really changed. Called through market_sync.reconcile_bookings().';
+
+-- Dirty keys to bookings, those of a location side by side: what is too many for one batch is cut into chunks, and each chunk
+-- recomputes the sensors of every location that it has a booking of. What fans out (a location, a vendor, an inspection)
+-- touches live bookings only; a booking's own change touches it whatever its state.
+create or replace function market_sync.resolve_keys(
+  p_bookings uuid[], p_locations uuid[], p_sensors uuid[], p_vendors uuid[], p_inspections uuid[])
+returns uuid[]
+language sql stable
+set search_path from current
+as $$
+  select coalesce(array_agg(dirty.id order by dirty.location_id, dirty.id), '{}') from (
+    select asked.id, b.location_id from unnest(p_bookings) asked (id) left join storage_bookings b on b.id = asked.id
+    union
+    select b.id, b.location_id from storage_bookings b
+    where b.location_id in (
+        select unnest(p_locations) union select n.location_id from iot_sensors n where n.id = any (p_sensors))
+      and (b.booking_status is null or b.booking_status not in ('completed', 'cancelled'))
+    union
+    select b.id, b.location_id from storage_bookings b
+    where b.vendor_id = any (p_vendors)
+      and (b.booking_status is null or b.booking_status not in ('completed', 'cancelled'))
+    union
+    select b.id, b.location_id from storage_bookings b
+    where b.ai_inspection_id = any (p_inspections)
+      and (b.booking_status is null or b.booking_status not in ('completed', 'cancelled'))
+  ) dirty
+$$;
+comment on function market_sync.resolve_keys(uuid[], uuid[], uuid[], uuid[], uuid[]) is
+  'The bookings whose snapshots these dirty keys touch, by location.';
 
 -- Claims up to p_limit snapshots (of p_booking_ids, when given: then also those that wait for their next attempt, are
 -- parked, or are published already). What another publisher holds is left out: two writes of one listing at once are

@@ -1,7 +1,7 @@
 import { toListing } from '../domain/listing.ts';
 import type { Snapshot } from '../domain/snapshot.ts';
-import { type ListingPatch, patchListings } from './listing-patches.ts';
 import type { ListingOutcome } from './listing-outcome.ts';
+import { type ListingPatch, patchListings } from './listing-patches.ts';
 import { type ListingWrite, writeListings } from './listings.ts';
 import { type ClaimedListing, readClaimed } from './outbox.ts';
 import type { PublishContext } from './publish.ts';

@@ -144,14 +144,28 @@ export async function recordFailure(db: Database, failure: Failure): Promise<boo
 /** What is still to be published, as a condition on `market_sync.snapshot_state`: that of its partial index. */
 export const UNPUBLISHED = '(epoch, revision) > (published_epoch, published_revision) and parked_at is null';
 
+/** In work at once, by all publishers: of more, the first that is abandoned is found a little later. */
+const IN_WORK_MAX = 1_000;
+
+const NEXT_ATTEMPT = {
+  name: 'next_attempt',
+  // In the order of the index, each: read whole it has an entry for everything since the last vacuum.
+  text: `select extract(epoch from least(
+      (select next_attempt_at from market_sync.snapshot_state
+       where ${UNPUBLISHED} and not background and next_attempt_at > (select clock_timestamp()) order by next_attempt_at limit 1),
+      (select next_attempt_at from market_sync.snapshot_state
+       where ${UNPUBLISHED} and background and next_attempt_at > (select clock_timestamp()) order by next_attempt_at limit 1),
+      (select min(greatest(lease_until, clock_timestamp())) from (
+         select lease_until from market_sync.snapshot_state
+         where ${UNPUBLISHED} and next_attempt_at <= (select clock_timestamp()) order by background, next_attempt_at limit ${IN_WORK_MAX}
+       ) due)
+    ) - clock_timestamp())::float8 * 1000 as wait_ms
+    where not market_sync.is_paused()`,
+};
+
 /** Milliseconds until the next snapshot can be claimed; undefined when none is left to publish, or the pipeline is paused. */
 export async function nextAttemptInMs(db: Database): Promise<number | undefined> {
-  const rows = await query<{ wait_ms: number | null }>(
-    db,
-    `select extract(epoch from min(greatest(next_attempt_at, coalesce(lease_until, '-infinity'), clock_timestamp()))
-       - clock_timestamp())::float8 * 1000 as wait_ms
-     from market_sync.snapshot_state where ${UNPUBLISHED} and not (select market_sync.is_paused())`,
-  );
+  const rows = await queryPrepared<{ wait_ms: number | null }>(db, NEXT_ATTEMPT, []);
   return rows[0]?.wait_ms ?? undefined;
 }
 

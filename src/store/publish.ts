@@ -6,8 +6,8 @@ import { crashPoint } from '../crash-point.ts';
 import { describeError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Market } from '../mongo.ts';
-import { forgetHistoryCheck, requireKnownVersions } from './history.ts';
 import { type Attempted, writeClaimed } from './claimed-listings.ts';
+import { forgetHistoryCheck, requireKnownVersions } from './history.ts';
 import type { ListingVersion } from './listings.ts';
 import {
   claimListings,
