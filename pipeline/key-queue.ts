@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto';
 import { KEY_KINDS, type KeyKind } from '../src/domain/change.ts';
 import type { Lsn } from '../src/lsn.ts';
 
@@ -11,6 +12,9 @@ const KEY_BYTES = 2 + ID_LENGTH_MAX;
 const CAPACITY_MIN = 4_096;
 
 const NONE = -1;
+
+/** Another one in each process: ids can be forged, and whoever knew the hash could have them all in one bucket. */
+const HASH_BASIS = randomInt(2 ** 32);
 
 /**
  * Distinct keys, first in, first out, each with a position. What a `Map` of strings would be, but outside of the heap that
@@ -112,11 +116,11 @@ export class KeyQueue {
     return (this.#first + place) & (this.#capacity - 1);
   }
 
-  /** FNV-1a over the bytes of the key. */
+  /** FNV-1a over the bytes of the key, but for its basis. */
   #bucketOf(slot: number): number {
     const start = slot * KEY_BYTES;
     const end = start + 2 + (this.#keys[start + 1] ?? 0);
-    let hash = 0x811c9dc5;
+    let hash = HASH_BASIS;
     for (let at = start; at < end; at += 1) hash = Math.imul(hash ^ (this.#keys[at] ?? 0), 0x01000193);
     return (hash ^ (hash >>> 15)) & (this.#capacity - 1);
   }

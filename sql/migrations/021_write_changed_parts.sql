@@ -3,24 +3,9 @@
 -- In PostgreSQL a listing cost 130 µs before and 100 after: recompute 59 and 48, claim 45 and 31, mark 25 and 21 (medians of
 -- interleaved runs, 10,000 bookings at 400 locations, a reading at each, 1,000 recomputed and 200 claimed at a time).
 
--- What a listing in MongoDB needs. It is at (published_epoch, published_revision): when nothing but the sensors has changed
--- since, then the rest of it says what the snapshot says.
-alter table market_sync.snapshot_state
-  add column rest_hash bigint,
-  add column rest_revision bigint;
-comment on column market_sync.snapshot_state.rest_hash is
-  'Hash of the parts that a buyer sees but for the sensors and what follows from them; null: not known.';
-comment on column market_sync.snapshot_state.rest_revision is
-  'The last revision in which more than the sensors changed; null: not known. A listing at it or a later one is written in part: sensors, sensor_summary, metadata.';
-
--- Led by what a publisher asks apart: while there is nothing in the background, finding that out read all that was live. Two
--- indexes, as before, cost a recompute another entry for every row.
-create index snapshot_state_due_idx on market_sync.snapshot_state (background, next_attempt_at)
-  where (epoch, revision) > (published_epoch, published_revision) and parked_at is null;
-drop index market_sync.snapshot_state_outbox_idx, market_sync.snapshot_state_live_outbox_idx;
-
--- Bounded: at most 100,001 of each are looked at, in the order of an index, so that asking costs no more in the very
--- incident in which a million wait. Publishers claim in the same order: what is in work stands in front.
+-- Replaced first, because whoever reads it locks it before the table. Bounded: at most 100,001 of each are looked at, in the
+-- order of the index below, so that asking costs no more in the very incident in which a million wait. Publishers claim in
+-- the same order: what is in work stands in front.
 create or replace view market_sync.queue as
 with due as materialized (
   select lease_until > clock_timestamp() as in_work, false as failed,
@@ -82,6 +67,26 @@ with due as materialized (
 select state, count, oldest_at,
   case when oldest_at is not null then greatest(clock_timestamp() - oldest_at, interval '0') end as oldest_age
 from counted;
+
+-- What a listing in MongoDB needs. It is at (published_epoch, published_revision): when nothing but the sensors has changed
+-- since, then the rest of it says what the snapshot says.
+alter table market_sync.snapshot_state
+  add column rest_hash bigint,
+  add column rest_revision bigint,
+  add column rest_known_at bigint;
+comment on column market_sync.snapshot_state.rest_hash is
+  'Hash of the parts that a buyer sees but for the sensors and what follows from them; null: not known.';
+comment on column market_sync.snapshot_state.rest_revision is
+  'The last revision in which more than the sensors changed; null: not known. A listing at it or a later one is written in part: sensors, sensor_summary, metadata.';
+
+-- Led by what a publisher asks apart: while there is nothing in the background, finding that out read all that was live. Two
+-- indexes, as before, cost a recompute another entry for every row.
+create index snapshot_state_due_idx on market_sync.snapshot_state (background, next_attempt_at)
+  where (epoch, revision) > (published_epoch, published_revision) and parked_at is null;
+drop index market_sync.snapshot_state_outbox_idx, market_sync.snapshot_state_live_outbox_idx;
+
+comment on column market_sync.snapshot_state.rest_known_at is
+  'The revision that rest_revision speaks of. Another one than revision: somebody else than a recompute has made that since, and nobody knows what it changed.';
 
 -- Taken for one row, the vendors of a batch were compared with its bookings pair by pair: a twelfth of a recompute of 1,000.
 create function market_sync.few_ids(p_ids uuid[]) returns setof uuid
@@ -573,9 +578,9 @@ begin
   -- A change gives a parked snapshot one more attempt; nothing else about a failure is forgotten before it succeeds.
   state as (
     insert into market_sync.snapshot_state (booking_id, epoch, revision, next_refresh_at, next_attempt_at, changed_at,
-      revisions_remembered, parts_remembered_at, rest_hash, rest_revision)
+      revisions_remembered, parts_remembered_at, rest_hash, rest_revision, rest_known_at)
     select booking_id, v_epoch, revision, next_refresh_at, clock_timestamp(), p_committed_at,
-      memorable::int, case when memorable and cause = 'parts' then v_now end, rest_hash, case when rest_changed then revision end
+      memorable::int, case when memorable and cause = 'parts' then v_now end, rest_hash, case when rest_changed then revision end, revision
     from written
     on conflict (booking_id) do update set
       epoch = excluded.epoch, revision = excluded.revision, next_refresh_at = excluded.next_refresh_at,
@@ -590,7 +595,10 @@ begin
       failed_stage = nullif(snapshot_state.failed_stage, 'reconcile'),
       revisions_remembered = snapshot_state.revisions_remembered + excluded.revisions_remembered,
       parts_remembered_at = coalesce(excluded.parts_remembered_at, snapshot_state.parts_remembered_at),
-      rest_hash = excluded.rest_hash, rest_revision = coalesce(excluded.rest_revision, snapshot_state.rest_revision),
+      rest_hash = excluded.rest_hash, rest_known_at = excluded.revision,
+      rest_revision = case
+        when excluded.rest_revision is null and snapshot_state.rest_known_at = snapshot_state.revision then snapshot_state.rest_revision
+        else excluded.revision end,
       -- What waits already waits since its oldest change.
       changed_at = case
         when (snapshot_state.epoch, snapshot_state.revision) > (snapshot_state.published_epoch, snapshot_state.published_revision)
@@ -648,34 +656,49 @@ $$;
 comment on function market_sync.recompute(uuid[], timestamptz, timestamptz) is
   'Recomputes these bookings'' snapshots and writes what really changed. Called through market_sync.reconcile_bookings().';
 
--- Dirty keys to bookings, those of a location side by side: what is too many for one batch is cut into chunks, and each chunk
--- recomputes the sensors of every location that it has a booking of. What fans out (a location, a vendor, an inspection)
--- touches live bookings only; a booking's own change touches it whatever its state.
+-- Dirty keys to bookings, in the order of the keys, those of a location side by side. What is too many for one batch is cut into
+-- chunks: each recomputes the sensors of every location that it has a booking of, and what has been dirty longest comes first.
+-- What fans out (a location, a vendor, an inspection) touches live bookings only; a booking's own change touches it whatever
+-- its state.
 create or replace function market_sync.resolve_keys(
   p_bookings uuid[], p_locations uuid[], p_sensors uuid[], p_vendors uuid[], p_inspections uuid[])
 returns uuid[]
 language sql stable
 set search_path from current
 as $$
-  select coalesce(array_agg(dirty.id order by dirty.location_id, dirty.id), '{}') from (
-    select asked.id, b.location_id from unnest(p_bookings) asked (id) left join storage_bookings b on b.id = asked.id
-    union
-    select b.id, b.location_id from storage_bookings b
-    where b.location_id in (
-        select unnest(p_locations) union select n.location_id from iot_sensors n where n.id = any (p_sensors))
-      and (b.booking_status is null or b.booking_status not in ('completed', 'cancelled'))
-    union
-    select b.id, b.location_id from storage_bookings b
-    where b.vendor_id = any (p_vendors)
-      and (b.booking_status is null or b.booking_status not in ('completed', 'cancelled'))
-    union
-    select b.id, b.location_id from storage_bookings b
-    where b.ai_inspection_id = any (p_inspections)
-      and (b.booking_status is null or b.booking_status not in ('completed', 'cancelled'))
-  ) dirty
+  with location as (
+    select place.location_id, min(place.place) as place from (
+      select id as location_id, place from unnest(p_locations) with ordinality as l (id, place)
+      union all
+      select n.location_id, s.place
+      from unnest(p_sensors) with ordinality as s (id, place) join iot_sensors n on n.id = s.id
+    ) place
+    group by place.location_id
+  ), live as (
+    select b.id, b.location_id, location.place
+    from location join storage_bookings b on b.location_id = location.location_id
+    where b.booking_status is null or b.booking_status not in ('completed', 'cancelled')
+    union all
+    select b.id, b.location_id, v.place
+    from unnest(p_vendors) with ordinality as v (id, place) join storage_bookings b on b.vendor_id = v.id
+    where b.booking_status is null or b.booking_status not in ('completed', 'cancelled')
+    union all
+    select b.id, b.location_id, i.place
+    from unnest(p_inspections) with ordinality as i (id, place) join storage_bookings b on b.ai_inspection_id = i.id
+    where b.booking_status is null or b.booking_status not in ('completed', 'cancelled')
+  ), dirty as (
+    select distinct on (touched.id) touched.id, touched.location_id, touched.place from (
+      select asked.id, b.location_id, asked.place
+      from unnest(p_bookings) with ordinality as asked (id, place) left join storage_bookings b on b.id = asked.id
+      union all
+      select id, location_id, place from live
+    ) touched
+    order by touched.id, touched.place
+  )
+  select coalesce(array_agg(id order by place, location_id, id), '{}') from dirty
 $$;
 comment on function market_sync.resolve_keys(uuid[], uuid[], uuid[], uuid[], uuid[]) is
-  'The bookings whose snapshots these dirty keys touch, by location.';
+  'The bookings whose snapshots these dirty keys touch, in the order of the keys.';
 
 -- Claims up to p_limit snapshots (of p_booking_ids, when given: then also those that wait for their next attempt, are
 -- parked, or are published already). What another publisher holds is left out: two writes of one listing at once are
@@ -693,7 +716,7 @@ declare
   v_now timestamptz := clock_timestamp();
   v_ids uuid[];
   v_more uuid[];
-  v_first boolean;
+  v_whole uuid[];
 begin
   if market_sync.is_paused() then
     return;
@@ -741,15 +764,16 @@ begin
     update market_sync.snapshot_state
     set claimed_by = p_publisher, claimed_at = v_now, sent_at = v_now, lease_until = v_now + p_lease
     where booking_id = any (v_ids)
-    returning booking_id, published_revision,
-      -- Whoever asks for a booking by name has it written whole: a listing that was edited by hand is put right.
-      case when p_booking_ids is null and published_epoch = epoch and published_revision >= rest_revision
+    returning booking_id,
+      -- Whoever asks for a booking by name has it written whole.
+      case when p_booking_ids is null and rest_known_at = revision
+          and published_epoch = epoch and published_revision >= rest_revision
         then published_revision end as base_revision
   )
-  select array_agg(booking_id), array_agg(base_revision), bool_or(published_revision = 0)
-  into booking_ids, base_revisions, v_first from claimed;
+  select array_agg(booking_id), array_agg(base_revision), array_agg(booking_id) filter (where base_revision is null)
+  into booking_ids, base_revisions, v_whole from claimed;
   -- The instant of the first publication is part of the listing: decided durably, so that a repeated write says the same.
-  if not v_first then
+  if not exists (select from market_inventory_snapshots where booking_id = any (v_whole) and published_at is null) then
     perform set_config('synchronous_commit', 'off', true);
   end if;
 end

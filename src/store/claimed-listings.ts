@@ -31,7 +31,10 @@ export async function writeClaimed(
     if (patch === undefined) whole.push(claim.booking_id);
     else patches.push(patch);
   }
-  const [patched, written] = await Promise.all([patchListings(ctx.market, patches), writeWhole(ctx, whole)]);
+  const patching = patchListings(ctx.market, patches);
+  // Claims are given back when this fails, and not before the patches are written or not: FerretDB lets two writers meet.
+  const written = await writeWhole(ctx, whole).finally(() => patching);
+  const patched = await patching;
   const unmatched: string[] = [];
   const attempted = written;
   patched.forEach((outcome, index) => {

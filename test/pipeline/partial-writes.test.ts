@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { query } from '../../src/postgres.ts';
 import { claimListings, releaseClaims } from '../../src/store/outbox.ts';
-import { publishBookings, publishContext } from '../../src/store/publish.ts';
+import { publishBatch, publishBookings, publishContext } from '../../src/store/publish.ts';
 import { reconcileBookings } from '../../src/store/reconcile.ts';
 import {
   insertBooking,
@@ -140,6 +140,32 @@ test.for<[string, (farm: Farm) => Promise<unknown>]>([
     await insertReading(pool(), sensorId, 22);
     await recompute(bookingId);
     expect(await claimed(bookingId)).toEqual({ revision: revision + 2, base: revision + 1 });
+  },
+);
+
+test.for(['hold', 'withdraw'])(
+  'I8: %s of a booking that cannot be recomputed reaches its listing',
+  async (action) => {
+    const { bookingId } = await plant();
+    await pool().query(
+      `create or replace function refuse_poison() returns trigger language plpgsql as $$
+     begin
+       if new.quantity_kg = 666 then raise exception 'no such quantity' using errcode = '22003'; end if;
+       return new;
+     end $$`,
+    );
+    await pool().query(
+      'create trigger refuse_poison before update on market_inventory_snapshots for each row execute function refuse_poison()',
+    );
+    try {
+      await setQuantity(pool(), bookingId, 666);
+      await pool().query(`select market_sync.${action}(array[$1::uuid], 'why')`, [bookingId]);
+      expect((await claimed(bookingId)).base).toBeNull();
+      await publishBatch(context(), { limit: 1_000 });
+      expect((await scene.listing(bookingId))?.status).toBe(action === 'hold' ? 'held' : 'withdrawn');
+    } finally {
+      await pool().query('drop trigger refuse_poison on market_inventory_snapshots');
+    }
   },
 );
 
