@@ -31,13 +31,16 @@ export async function writeClaimed(
     if (patch === undefined) whole.push(claim.booking_id);
     else patches.push(patch);
   }
-  const patching = patchListings(ctx.market, patches);
-  // Claims are given back when this fails, and not before the patches are written or not: FerretDB lets two writers meet.
-  const written = await writeWhole(ctx, whole).finally(() => patching);
-  const patched = await patching;
+  // Claims are given back when one fails, and not while the other still writes: on FerretDB two writers may not meet.
+  const [patched, written] = await Promise.allSettled([
+    patchListings(ctx.market, patches),
+    writeWhole(ctx, whole),
+  ]);
+  if (patched.status === 'rejected') throw patched.reason;
+  if (written.status === 'rejected') throw written.reason;
   const unmatched: string[] = [];
-  const attempted = written;
-  patched.forEach((outcome, index) => {
+  const attempted = written.value;
+  patched.value.forEach((outcome, index) => {
     const patch = patches[index];
     if (patch === undefined || patch.bookingId !== outcome.bookingId) {
       throw new Error('patchListings answered out of order');
