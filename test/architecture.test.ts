@@ -30,7 +30,7 @@ const IMPORT_EXCEPTIONS: Record<string, string> = {
 const OWNERS: Record<string, RegExp> = {
   'pg-logical-replication': /^pipeline\/replication\.ts$/,
   'pg-boss': /^src\/queue(-schema)?\.ts$/,
-  mongodb: /^src\/(mongo|store\/listings|store\/listing-(bulk|bytes))\.ts$/,
+  mongodb: /^src\/(mongo|store\/listings|store\/listing-(bulk|bytes|patches|size|versions))\.ts$/,
   bson: /^src\/embedded\/market\//,
   mingo: /^src\/embedded\/market\//,
   hono: /^src\/api\//,

@@ -8,7 +8,7 @@ import { makeListing } from './factories.ts';
 import { openMarket, type RunningTarget, TARGETS } from './targets.ts';
 
 /** Listings written in part, from one version to the next. */
-describe.each(TARGETS)('$name', ({ start }) => {
+describe.each(TARGETS)('patches: $name', ({ start }) => {
   let target: RunningTarget;
   let market: Market & { database: string };
 
@@ -95,7 +95,7 @@ describe.each(TARGETS)('$name', ({ start }) => {
     expect(await stored('a')).toMatchObject({ ...fields, revision: 5 });
   });
 
-  test('answers a batch of every kind in the order given', async () => {
+  test('answers a batch of patches of every kind in the order given', async () => {
     const ids: Record<string, string> = {};
     for (const [bookingId, revision] of [
       ['matched', 4],

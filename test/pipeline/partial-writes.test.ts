@@ -219,7 +219,7 @@ test.for<[string, (farm: Farm) => Promise<unknown>]>([
   await scene.stopPipelines();
 });
 
-test('a reading leaves a field alone that somebody edited in MongoDB, and the next change of the booking puts it right', async () => {
+test('row 26: a reading leaves a field alone that somebody edited in MongoDB, and the next change of the booking puts it right', async () => {
   const { bookingId, sensorId } = await plant();
   await scene.start();
   await scene.settle();
