@@ -51,7 +51,7 @@ export const BUGS: readonly Bug[] = [
   },
   {
     name: 'forget-hold',
-    file: 'sql/migrations/009_add_overrides.sql',
+    file: 'sql/migrations/021_write_changed_parts.sql',
     right: "when m.state = 'held' then 'held'",
     wrong: "when m.state = 'held' and b.quantity_kg is null then 'held'",
     shows: ['resurrected', 'different'],
