@@ -20,7 +20,7 @@ export const audit: BenchCase = {
     const { pool, market, pipeline, cluster } = await openLive(ctx, { locations, bookings, readings });
     await pipeline.end('SIGTERM');
     const config = loadConfig({ DATABASE_URL: cluster.url() });
-    const rounds = ctx.quick ? 3 : 5;
+    const rounds = ctx.quick ? 2 : 5;
     const samples: number[] = [];
     for (let round = -1; round < rounds; round += 1) {
       ctx.progress(`round ${round + 1} of ${rounds}`);

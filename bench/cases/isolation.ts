@@ -16,7 +16,7 @@ export const isolation: BenchCase = {
     const locations = ctx.quick ? 200 : 1_000;
     const live = await openLive(ctx, { locations, bookings: locations * 25, readings: locations * 50 });
     const others = allLocations(live, ctx.seed).filter((location) => location !== 1);
-    const seconds = ctx.quick ? 4 : 20;
+    const seconds = ctx.quick ? 3 : 20;
     const watch = (seed: number): Promise<number[]> =>
       watchChanges(live, { perSecond: 20, seconds, watchers: 1, seed, locations: others });
     await watch(0);
