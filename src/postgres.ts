@@ -164,15 +164,21 @@ export async function connect(pool: pg.Pool): Promise<pg.PoolClient> {
   }
 }
 
-/** Runs `work` in a READ COMMITTED transaction on one connection; commits, or rolls back and throws what it threw. */
+export const BEGIN = 'begin isolation level read committed';
+
+/**
+ * Runs `work` in a READ COMMITTED transaction on one connection; commits, or rolls back and throws what it threw. `begin`:
+ * sends `BEGIN` together with what comes first anyway.
+ */
 export async function inTransaction<Result>(
   pool: pg.Pool,
   work: (client: pg.PoolClient) => Promise<Result>,
+  begin: (client: pg.PoolClient) => Promise<unknown> = (client) => query(client, BEGIN),
 ): Promise<Result> {
   const client = await connect(pool);
   let broken: Error | undefined;
   try {
-    await query(client, 'begin isolation level read committed');
+    await begin(client);
     const result = await work(client);
     await query(client, 'commit');
     return result;
@@ -186,8 +192,7 @@ export async function inTransaction<Result>(
   }
 }
 
-/** The driver's own errors carry no code; programming errors stay what they are. */
-/** What is no answer of the server's is a lost connection; a slip of ours stays what it is. */
+/** What is no answer of the server's is a lost connection (the driver's own errors carry no code); a slip of ours stays what it is. */
 export function toConnectionError(error: unknown): unknown {
   if (error instanceof pg.DatabaseError || error instanceof TypeError || error instanceof RangeError)
     return error;

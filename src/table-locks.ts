@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import { EnvironmentError } from './errors.ts';
 import type { Logger } from './log.ts';
-import { query, sqlStateOf } from './postgres.ts';
+import { BEGIN, query, sqlStateOf } from './postgres.ts';
 
 /** A lock on a table of the application, without its partitions. `name` is quoted and has its schema. */
 export interface TableLock {
@@ -40,7 +40,7 @@ const ASK_VACUUM_MS = 60_000;
  * it waits for one table, the writers of those before wait with it.
  */
 export function lockTables(tables: TableLock[], timeoutMs: number): string[] {
-  const begin = ['begin isolation level read committed', `set local lock_timeout = '${timeoutMs}ms'`];
+  const begin = [BEGIN, `set local lock_timeout = '${timeoutMs}ms'`];
   if (tables.length === 0) return [...begin, 'set local statement_timeout = 0'];
   const modes = new Set(tables.map(({ mode }) => mode));
   if (modes.size !== 1) throw new Error('one lock statement has one mode');

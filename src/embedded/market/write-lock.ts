@@ -1,6 +1,6 @@
 import type pg from 'pg';
 import { whileAnswered } from '../../lost-answer.ts';
-import { connect, type Database, query, toConnectionError } from '../../postgres.ts';
+import { BEGIN, type Database, inTransaction, query, toConnectionError } from '../../postgres.ts';
 
 /** What is read first, as a statement prepared once in each connection. There is one in this program. */
 interface FirstRead {
@@ -17,20 +17,14 @@ export async function inWrite<Result>(
   work: (client: Database, rows: pg.QueryResultRow[]) => Promise<Result>,
   first?: FirstRead,
 ): Promise<Result> {
-  const client = await connect(pool);
-  let broken: Error | undefined;
-  try {
-    const result = await work(client, await begin(client, first));
-    await query(client, 'commit');
-    return result;
-  } catch (error) {
-    await query(client, 'rollback').catch((rollbackError: Error) => {
-      broken = rollbackError;
-    });
-    throw error;
-  } finally {
-    client.release(broken);
-  }
+  let rows: pg.QueryResultRow[] = [];
+  return inTransaction(
+    pool,
+    (client) => work(client, rows),
+    async (client) => {
+      rows = await begin(client, first);
+    },
+  );
 }
 
 const prepared = new WeakSet<pg.ClientBase>();
@@ -42,7 +36,7 @@ async function begin(client: pg.ClientBase, first: FirstRead | undefined): Promi
     await query(client, first.prepare);
     prepared.add(client);
   }
-  const statements = ['begin isolation level read committed', `select pg_advisory_xact_lock(${WRITER_LOCK})`];
+  const statements = [BEGIN, `select pg_advisory_xact_lock(${WRITER_LOCK})`];
   if (first !== undefined) statements.push(first.execute);
   try {
     const answers: unknown = await whileAnswered(client, () => client.query(statements.join('; ')));
