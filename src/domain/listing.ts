@@ -41,6 +41,9 @@ export interface Listing {
  */
 type ListingStatus = 'published' | 'held' | 'completed' | 'withdrawn';
 
+/** Whether this is the `_id` of a listing of ours: 24 hex digits. Another system's may be anything. */
+export const isListingId = (id: string | null): id is string => id !== null && /^[0-9a-f]{24}$/i.test(id);
+
 /** The listing that a snapshot says there should be. `publishedAt` is when the booking was first published, or now. */
 export function toListing(snapshot: Snapshot, publishedAt: Date): Listing {
   return {

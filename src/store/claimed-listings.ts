@@ -1,4 +1,4 @@
-import { toListing } from '../domain/listing.ts';
+import { isListingId, toListing } from '../domain/listing.ts';
 import type { Snapshot } from '../domain/snapshot.ts';
 import type { ListingOutcome } from './listing-outcome.ts';
 import { type ListingPatch, patchListings } from './listing-patches.ts';
@@ -53,8 +53,7 @@ export async function writeClaimed(
 
 function toPatch(claim: ClaimedListing): ListingPatch | undefined {
   const { booking_id: bookingId, market_listing_id: listingId, epoch, revision } = claim;
-  if (claim.base_revision === null || listingId === null || !/^[0-9a-f]{24}$/i.test(listingId))
-    return undefined;
+  if (claim.base_revision === null || !isListingId(listingId)) return undefined;
   const { base_revision: baseRevision, sensors, sensor_summary, metadata } = claim;
   return {
     bookingId,

@@ -24,7 +24,7 @@ export type PatchOutcome =
   | { bookingId: string; result: 'unmatched' };
 
 /**
- * Brings listings from one version to another by writing what differs: a third of the bytes of the whole, for the driver to
+ * Brings listings from one version to another by writing what differs: two fifths of the bytes of the whole, for the driver to
  * encode and for MongoDB to read. Outcomes come in the order of `patches`; nothing is thrown.
  *
  * Only a listing that has exactly the version `(epoch, baseRevision)` is touched (I3, I4): whatever else happened to it, an

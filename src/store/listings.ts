@@ -1,7 +1,7 @@
 import { type Filter, ObjectId, type WithId } from 'mongodb';
 import { z } from 'zod';
 import { crashPoint } from '../crash-point.ts';
-import type { Listing } from '../domain/listing.ts';
+import { isListingId, type Listing } from '../domain/listing.ts';
 import { isDuplicateKey, type Market } from '../mongo.ts';
 import { type BulkReply, type ListingOperation, writeBulk } from './listing-bulk.ts';
 import { failure, isSameVersion, type ListingFailure, type ListingOutcome } from './listing-outcome.ts';
@@ -90,12 +90,12 @@ interface Attempt {
 type Settle = (attempt: Attempt, outcome: ListingOutcome) => void;
 
 function firstAttempt(write: ListingWrite, index: number): Attempt {
-  const known = write.listingId !== null && /^[0-9a-f]{24}$/i.test(write.listingId);
   return {
     index,
     listing: write.listing,
-    id: known ? ObjectId.createFromHexString(write.listingId as string) : new ObjectId(),
-    mode: known ? 'update' : 'insert',
+    ...(isListingId(write.listingId)
+      ? { id: ObjectId.createFromHexString(write.listingId), mode: 'update' }
+      : { id: new ObjectId(), mode: 'insert' }),
   };
 }
 
