@@ -4,7 +4,6 @@ import type pg from 'pg';
 import type { Market } from '../src/mongo.ts';
 import { query } from '../src/postgres.ts';
 import type { TestCluster } from '../test/support/cluster.ts';
-import { type FaultProxy, startProxy } from '../test/support/proxy.ts';
 import { type Service, startService } from '../test/support/service.ts';
 import type { BenchContext } from './bench-case.ts';
 import { makeDatabase, openBenchPool, openCluster } from './stage.ts';
@@ -16,15 +15,20 @@ export interface Live {
   /** The application's connections. */
   pool: pg.Pool;
   market: Market;
-  /** Between the pipeline, and nobody else, and MongoDB. */
-  marketProxy: FaultProxy;
+  /** Where the pipeline reaches it. */
+  marketUrl: string;
   pipeline: Service;
   size: WorldSize;
 }
 
 const SETTLE_MAX_MS = 600_000;
 
-export async function openLive(ctx: BenchContext, size: WorldSize): Promise<Live> {
+/** @param routeToMarket answers where the pipeline, and nobody else, is to reach the market at this address */
+export async function openLive(
+  ctx: BenchContext,
+  size: WorldSize,
+  routeToMarket: (url: string) => Promise<string> = async (url) => url,
+): Promise<Live> {
   const { scope } = ctx;
   const benchMarket = await ctx.market();
   // So that the instant of a commit is PostgreSQL's own word.
@@ -34,12 +38,12 @@ export async function openLive(ctx: BenchContext, size: WorldSize): Promise<Live
   const pool = openBenchPool(scope, url, { connectionsMax: 24, applicationName: 'application' });
   const name = `bench_${process.pid}_${Math.floor(performance.now())}`;
   const market = await benchMarket.open(name);
-  const marketProxy = scope.add(await startProxy(benchMarket.url), (proxy) => proxy.stop());
+  const marketUrl = await routeToMarket(benchMarket.url);
   ctx.progress('publishing all of it');
   const pipeline = scope.add(
     startService('pipeline', {
       DATABASE_URL: url,
-      MONGODB_URL: marketProxy.url,
+      MONGODB_URL: marketUrl,
       MONGODB_DATABASE: name,
       LOG_LEVEL: 'warn',
       // Nothing of its own accord while it is measured.
@@ -49,7 +53,7 @@ export async function openLive(ctx: BenchContext, size: WorldSize): Promise<Live
     (service) => service.end('SIGTERM'),
   );
   await pipeline.printed(/pipeline running/);
-  const live: Live = { cluster, pool, market, marketProxy, pipeline, size };
+  const live: Live = { cluster, pool, market, marketUrl, pipeline, size };
   await until('the first recompute of everything', async () => {
     const [row] = await query<{ done: boolean }>(
       pool,

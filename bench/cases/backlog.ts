@@ -1,4 +1,5 @@
 import { query } from '../../src/postgres.ts';
+import { type FaultProxy, startProxy } from '../../test/support/proxy.ts';
 import { writeBare } from '../bare-market.ts';
 import type { BenchCase } from '../bench-case.ts';
 import { countPublished, openLive, settle, until, untilPublished, untilReconciled } from '../live.ts';
@@ -11,13 +12,18 @@ export const backlog: BenchCase = {
   name: 'backlog',
   run: async (ctx) => {
     const locations = ctx.quick ? 400 : 4_000;
-    const live = await openLive(ctx, { locations, bookings: locations * 25, readings: locations * 10 });
-    const { pool, marketProxy, market } = live;
+    const size = { locations, bookings: locations * 25, readings: locations * 10 };
+    let marketProxy: FaultProxy | undefined;
+    const live = await openLive(ctx, size, async (url) => {
+      marketProxy = ctx.scope.add(await startProxy(url), (proxy) => proxy.stop());
+      return marketProxy.url;
+    });
+    const { pool, market } = live;
     const bookings = live.size.bookings;
     const [rates, ratios, writes]: [number[], number[], number[]] = [[], [], []];
     for (let round = 0; round < (ctx.quick ? 1 : 2); round += 1) {
       ctx.progress(`round ${round + 1}: MongoDB is away`);
-      await marketProxy.refuse();
+      await marketProxy?.refuse();
       const before = await countPublished(pool);
       for (let change = 0; change < 3; change += 1) {
         await query(
@@ -28,7 +34,7 @@ export const backlog: BenchCase = {
         await untilReconciled(live, 100);
       }
       ctx.progress(`round ${round + 1}: MongoDB is back`);
-      await marketProxy.heal();
+      await marketProxy?.heal();
       const startedAt = performance.now();
       // From the first write on: how long an outage is waited out is another matter.
       await until('the first is written', async () => (await countPublished(pool)) > before, 5);

@@ -55,7 +55,7 @@ async function openStage(ctx: BenchContext, bookings: number): Promise<Stage> {
   const pipeline = ctx.scope.add(
     startService('pipeline', {
       DATABASE_URL: live.cluster.url('world'),
-      MONGODB_URL: live.marketProxy.url,
+      MONGODB_URL: live.marketUrl,
       MONGODB_DATABASE: live.market.listings.dbName,
       LOG_LEVEL: 'info',
       PUBLISH_SWEEP_CRON: '0 0 1 1 *',
