@@ -4,6 +4,7 @@ import type { Logger } from '../src/log.ts';
 import { classifyPostgresError, sqlStateOf } from '../src/postgres.ts';
 import { sleep } from '../src/sleep.ts';
 import type { Clock } from '../src/store/reconcile.ts';
+import type { Reservation } from './direct-lanes.ts';
 import { explainFatal } from './explain-fatal.ts';
 import { outageDelayMs } from './outage-delay.ts';
 import { ConsumerSession } from './session.ts';
@@ -26,6 +27,10 @@ export interface ConsumeContext {
   /** The highest epoch that MongoDB has a listing of, 0 for none: a new history begins above it. */
   readMarketEpoch: () => Promise<number>;
   random: () => number;
+  /** A publisher of this process that takes what is changed; undefined while none can. */
+  reserve?: () => Reservation | undefined;
+  /** Called when nothing that was sent in the name of an earlier generation of this process can commit any more. */
+  onFenced?: () => void;
   /** How often capture and the source tables are looked at, in milliseconds; 5,000 unless a test is in a hurry. */
   checkIntervalMs?: number;
   /** Called after each batch; for tests and metrics. */

@@ -78,6 +78,8 @@ export async function startPipeline(ctx: PipelineContext): Promise<Pipeline> {
         throw new ConnectionLostError('a new history waits for MongoDB', { cause });
       }),
     random,
+    reserve: publisher.reserve,
+    onFenced: publisher.fenced,
     ...(ctx.onBatch === undefined ? {} : { onBatch: ctx.onBatch }),
     ...(ctx.checkIntervalMs === undefined ? {} : { checkIntervalMs: ctx.checkIntervalMs }),
   });

@@ -1,13 +1,14 @@
-import { describeError } from '../src/errors.ts';
 import { startListening } from '../src/listen.ts';
-import { classifyPostgresError } from '../src/postgres.ts';
-import { sleep } from '../src/sleep.ts';
-import { nextAttemptInMs, releaseClaims } from '../src/store/outbox.ts';
+import { nextAttemptInMs } from '../src/store/outbox.ts';
 import { type PublishContext, type PublishOutcome, publishBatch } from '../src/store/publish.ts';
-import { outageDelayMs } from './outage-delay.ts';
-import { Wakeup } from './wakeup.ts';
+import { type Reservation, startDirectLanes } from './direct-lanes.ts';
+import { type Lane, type LaneOutcome, startLane } from './lane.ts';
 
 export interface Publisher {
+  /** A name to claim in, for the consumer of this process; undefined while nothing more can be taken. */
+  reserve(): Reservation | undefined;
+  /** Nothing that the consumer of this process has sent before can commit any more. */
+  fenced(): void;
   /** Looks for work at once, as after a notification. */
   wake(): void;
   /** Finishes the batch in work, then ends. */
@@ -41,9 +42,10 @@ const BACKGROUND_DUE_MS = 250;
 const LIVE_MS = 2_000;
 
 /**
- * Publishes as soon as reconcile has committed, batch after batch until the outbox is empty: live changes first, then
- * what nobody waits for. While MongoDB is not to be
- * had it waits with growing, jittered delays; snapshots wait in their table, the slot does not (D8).
+ * Publishes as soon as reconcile has committed. What the consumer of this process changes comes claimed (`reserve`); what is
+ * left, and what others change, is claimed batch after batch until the outbox is empty: live changes first, then what
+ * nobody waits for. While MongoDB is not to be had it waits with growing, jittered delays; snapshots wait in their table, the
+ * slot does not (D8).
  */
 export function startPublisher(ctx: PublishContext, { batchMax }: { batchMax: number }): Publisher {
   const abort = new AbortController();
@@ -57,104 +59,65 @@ export function startPublisher(ctx: PublishContext, { batchMax }: { batchMax: nu
     first?.wakeup.notify();
   };
   for (let number = 1; number <= LANES; number += 1) {
-    const publisher = `${ctx.publisher}:${number}`;
-    lanes.push(
-      startLane(
-        { ...ctx, publisher },
-        { batchMax, first: number === 1, background, wakeNext: wake, signal: abort.signal },
-      ),
-    );
+    const named = { ...ctx, publisher: `${ctx.publisher}:${number}` };
+    const turn = {
+      batchMax,
+      background,
+      wakeNext: wake,
+      // The first alone keeps the time for what is not due yet.
+      keepsTime: number === 1,
+    };
+    lanes.push(startLane(named, { publishNext: () => publishNext(named, turn), signal: abort.signal }));
   }
-  const listener = startListening(ctx, {
-    channel: 'market_sync_publish',
-    onNotify: wake,
-    onConnect: () => {
-      for (const lane of lanes) lane.reconnected();
+  let notified = 0;
+  const direct = startDirectLanes(ctx, {
+    batchMax,
+    onReserved: () => {
+      const notifiedBefore = notified;
+      return (results) => {
+        background.liveUntilMs = performance.now() + LIVE_MS;
+        // Nobody else comes back for what is to be tried again, or changed meanwhile and was not to be claimed before these marks.
+        if (notified > notifiedBefore || results.some(({ result }) => result !== 'published')) wake();
+      };
     },
   });
-  const ended = Promise.all(lanes.map((lane) => lane.ended)).then(() => undefined);
+  const listener = startListening(ctx, {
+    channel: 'market_sync_publish',
+    onNotify: (payload) => {
+      if (isAllClaimed(payload)) return;
+      notified += 1;
+      wake();
+    },
+    onConnect: () => {
+      // What was notified while nobody listened is not repeated.
+      notified += 1;
+      direct.reconnected();
+      for (const lane of lanes) lane.abandonClaims();
+    },
+  });
+  const ended = Promise.all([direct.ended, ...lanes.map((lane) => lane.ended)]).then(() => undefined);
   // Whoever started it watches `ended`; before that a rejection is not unhandled.
   ended.catch(() => undefined);
   return {
     wake,
+    reserve: direct.reserve,
+    fenced: direct.fenced,
     ended,
     stop: async () => {
       abort.abort();
       for (const { wakeup } of lanes) wakeup.notify();
-      await Promise.all([ended, listener.stop()]);
+      await Promise.all([direct.stop(), ended, listener.stop()]);
     },
   };
 }
 
-/** Publishes one batch after the other, under a name of its own. */
-interface Lane {
-  readonly idle: boolean;
-  wakeup: Wakeup;
-  /** PostgreSQL may have gone away and come back. */
-  reconnected(): void;
-  ended: Promise<void>;
-}
-
-function startLane(
-  ctx: PublishContext,
-  options: {
-    batchMax: number;
-    first: boolean;
-    background: Background;
-    wakeNext: () => void;
-    signal: AbortSignal;
-  },
-): Lane {
-  const { batchMax, first, background, wakeNext, signal } = options;
-  const wakeup = new Wakeup();
-  let idle = false;
-  // Claims in this lane's name that nobody works on would hold their snapshots back until the lease runs out: of a
-  // process of the same name before this one, or from before PostgreSQL went away. Marks do not wait for the disk, so a
-  // crash may undo one that was made and bring its claim back, while this lane notices nothing but a new connection.
-  let abandoned = true;
-  const run = async (): Promise<void> => {
-    for (let failures = 0; !signal.aborted; ) {
-      const release = abandoned;
-      abandoned = false;
-      const step = await publishStep(ctx, {
-        batchMax,
-        failures,
-        abandoned: release,
-        background,
-        // The first alone keeps the time for what is not due yet.
-        keepsTime: first,
-        wakeNext,
-      });
-      failures = step.failed ? failures + 1 : 0;
-      abandoned ||= step.interrupted;
-      if (step.waitMs === 0) continue;
-      // A notification cuts the wait for work short, never the wait for MongoDB.
-      if (step.failed) await sleep(step.waitMs, signal);
-      else {
-        idle = true;
-        await wakeup.wait(step.waitMs);
-        idle = false;
-      }
-    }
-  };
-  return {
-    get idle() {
-      return idle;
-    },
-    wakeup,
-    reconnected: () => {
-      abandoned = true;
-      wakeup.notify();
-    },
-    ended: run(),
-  };
-}
-
-interface Step {
-  waitMs: number;
-  failed: boolean;
-  /** PostgreSQL went away on the way: what was claimed may be claimed still. */
-  interrupted: boolean;
+/** What this notification tells of is claimed by a publisher already. */
+function isAllClaimed(payload: string): boolean {
+  try {
+    return payload !== '' && JSON.parse(payload)?.unclaimed === 0;
+  } catch {
+    return false;
+  }
 }
 
 /** When what nobody waits for may go on. */
@@ -167,66 +130,16 @@ interface Background {
   dueMs: number;
 }
 
-/** One batch; answers how long to wait before the next. Throws what is fatal. */
-async function publishStep(
-  ctx: PublishContext,
-  options: {
-    batchMax: number;
-    failures: number;
-    abandoned: boolean;
-    keepsTime: boolean;
-    background: Background;
-    wakeNext: () => void;
-  },
-): Promise<Step> {
-  const { batchMax, failures, abandoned, keepsTime, background, wakeNext } = options;
-  try {
-    if (abandoned) await releaseClaims(ctx.pool, { publisher: ctx.publisher });
-    const startedAt = performance.now();
-    const outcome = await publishNext(ctx, { batchMax, background, wakeNext });
-    switch (outcome.outcome) {
-      case 'resting':
-        return { waitMs: outcome.restMs, failed: false, interrupted: false };
-      case 'published':
-        ctx.log.debug(
-          { listings: outcome.results.length, duration_ms: Math.round(performance.now() - startedAt) },
-          'batch published',
-        );
-        return { waitMs: 0, failed: false, interrupted: false };
-      case 'idle': {
-        const dueInMs = keepsTime ? await nextAttemptInMs(ctx.pool) : undefined;
-        return {
-          waitMs: Math.min(dueInMs ?? LOOK_AGAIN_MS, LOOK_AGAIN_MS) + 1,
-          failed: false,
-          interrupted: false,
-        };
-      }
-      case 'unavailable': {
-        const waitMs = outageDelayMs(failures, ctx.random);
-        ctx.log.warn(
-          {
-            error: describeError(outcome.error),
-            listings: outcome.claimed,
-            retry_ms: Math.round(waitMs),
-          },
-          'mongodb cannot be written, trying again',
-        );
-        return { waitMs, failed: true, interrupted: false };
-      }
-    }
-  } catch (error) {
-    if (classifyPostgresError(error) !== 'retryable') throw error;
-    const waitMs = outageDelayMs(failures, ctx.random);
-    ctx.log.warn({ error: describeError(error) }, 'publisher interrupted, coming back');
-    return { waitMs, failed: true, interrupted: true };
-  }
+interface Turn {
+  batchMax: number;
+  background: Background;
+  wakeNext: () => void;
+  keepsTime: boolean;
 }
 
 /** The next batch: of live changes if there are any, of the rest if it is their turn. */
-async function publishNext(
-  ctx: PublishContext,
-  { batchMax, background, wakeNext }: { batchMax: number; background: Background; wakeNext: () => void },
-): Promise<PublishOutcome | { outcome: 'resting'; restMs: number }> {
+async function publishNext(ctx: PublishContext, turn: Turn): Promise<LaneOutcome> {
+  const { batchMax, background, wakeNext, keepsTime } = turn;
   const startedAt = performance.now();
   const beside = startedAt < background.liveUntilMs;
   const limit = beside ? Math.min(BACKGROUND_BATCH_MAX, batchMax) : batchMax;
@@ -241,12 +154,18 @@ async function publishNext(
     onClaimed: wakeWhenFull(batchMax, wakeNext),
   });
   const now = performance.now();
-  if (live.outcome === 'published') background.liveUntilMs = now + LIVE_MS;
-  if (live.outcome !== 'idle' || due) return live;
-  if (now < background.restUntilMs) {
-    return { outcome: 'resting', restMs: Math.ceil(background.restUntilMs - now) };
+  if (live.outcome !== 'idle') {
+    if (live.outcome === 'published') background.liveUntilMs = now + LIVE_MS;
+    return live;
   }
-  return publishBackground(ctx, { limit, beside, background, wakeNext });
+  if (!due) {
+    if (now < background.restUntilMs)
+      return { outcome: 'idle', waitMs: Math.ceil(background.restUntilMs - now) };
+    const rest = await publishBackground(ctx, { limit, beside, background, wakeNext });
+    if (rest.outcome !== 'idle') return rest;
+  }
+  const dueInMs = keepsTime ? await nextAttemptInMs(ctx.pool) : undefined;
+  return { outcome: 'idle', waitMs: Math.min(dueInMs ?? LOOK_AGAIN_MS, LOOK_AGAIN_MS) + 1 };
 }
 
 /** There may be more where a whole batch was: for the next lane, while this one is with MongoDB. */

@@ -1,10 +1,12 @@
 import type pg from 'pg';
 import { crashPoint } from '../src/crash-point.ts';
 import { MESSAGE_PREFIX, parseCaptureMessage } from '../src/domain/change.ts';
-import { FencedError } from '../src/errors.ts';
+import { describeError, FencedError } from '../src/errors.ts';
 import { formatLsn, type Lsn } from '../src/lsn.ts';
-import { ConnectionLostError, connect } from '../src/postgres.ts';
+import { ConnectionLostError, connect, query } from '../src/postgres.ts';
 import { sleep } from '../src/sleep.ts';
+import { countGrownTables } from '../src/store/live-work.ts';
+import { LOCK_TIMEOUT_MS } from '../src/table-locks.ts';
 import { acquireConsumer, countMalformed, releaseConsumer, renewConsumer } from '../src/store/checkpoint.ts';
 import { findCaptureFault, noticeSourceChange } from './capture-check.ts';
 import type { BatchReport, ConsumeContext, ConsumerState } from './consume.ts';
@@ -25,7 +27,7 @@ const IDLE_CHECKPOINT_BYTES = 16_384n;
 
 /** Renewals of a consumer that does not stream yet: well within the two seconds after which others take its place. */
 const PREPARING_RENEWAL_MS = 700;
-/** How often publication, triggers and source tables are looked at. */
+/** How often publication, triggers, source tables and the size of our own are looked at. */
 const CHECK_INTERVAL_MS = 5_000;
 
 /** From taking the place to losing it, or the connection. Never used twice: what it received is not what is confirmed. */
@@ -71,6 +73,8 @@ export class ConsumerSession {
     const onAbort = (): void => this.#wakeup.notify();
     this.#signal.addEventListener('abort', onAbort);
     try {
+      // As recompute() has it: what leads to it locks tables, too.
+      await query(control, `set lock_timeout = ${LOCK_TIMEOUT_MS}`);
       await terminateSlotHolder(control, { slotName: this.#ctx.slotName, generation });
       await noticeSourceChange(this.#ctx, { generation });
       const server = await identifyServer(this.#ctx.databaseUrl);
@@ -121,6 +125,7 @@ export class ConsumerSession {
     for (let waiting = false; !this.#signal.aborted; waiting = true) {
       const generation = await acquireConsumer(pool, { holder, slotName, leaseSeconds });
       if (generation !== undefined) {
+        this.#ctx.onFenced?.();
         this.#report('starting');
         return generation;
       }
@@ -267,6 +272,10 @@ export class ConsumerSession {
   async #check(): Promise<void> {
     const fault = await findCaptureFault(this.#ctx, { generation: this.#generation });
     if (fault !== undefined) this.#fail(fault);
+    // Planned for the empty tables of a first day, new bookings take many times as long to recompute, until autovacuum comes.
+    await countGrownTables(this.#ctx.pool).catch((error: unknown) =>
+      this.#ctx.log.debug({ error: describeError(error) }, 'grown tables are counted later'),
+    );
   }
 
   /** The first failure ends the session, at the next place where it is looked at. */

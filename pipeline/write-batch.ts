@@ -1,13 +1,27 @@
 import type pg from 'pg';
 import { crashPoint } from '../src/crash-point.ts';
+import { sqlStateOf } from '../src/postgres.ts';
 import { sleep } from '../src/sleep.ts';
-import { reconcileBatch, reconcileBookings } from '../src/store/reconcile.ts';
+import { type ClaimFor, reconcileAndClaim, reconcileBatch } from '../src/store/reconcile.ts';
+import type { ClaimedListing } from '../src/store/outbox.ts';
 import type { ConsumeContext } from './consume.ts';
 import type { Batch } from './dirty.ts';
 import { PAUSED_POLL_MS, untilResumed } from './resumed.ts';
 
-const VISIBLE_WAIT_MAX_MS = 50;
-const VISIBLE_WARN_AFTER_MS = 5_000;
+const WARN_AFTER_MS = 5_000;
+
+/** What is waited for, and the longest between two attempts. */
+const NOT_VISIBLE = {
+  reason: 'a commit that was received is not visible yet; a synchronous standby may be down',
+  waitMaxMs: 50,
+};
+/** An attempt takes its 400 ms, and does for nothing what comes before the lock. */
+const LOCKED = {
+  reason: 'a lock that a recompute needs is held; the transaction that has it keeps changes back',
+  waitMaxMs: 500,
+};
+
+const LOCK_NOT_AVAILABLE = '55P03';
 
 export interface BatchWork {
   /** The consumer's own connection. */
@@ -22,7 +36,7 @@ export interface BatchWork {
 /**
  * Writes snapshots and checkpoint in one transaction, as soon as everything covered is visible (D3a). A batch that
  * fans out to too many bookings is recomputed in chunks first, and the checkpoint moves at the end. While the pipeline is
- * paused it waits.
+ * paused it waits, and while a table is locked it tries again and again.
  */
 export async function writeBatch(
   ctx: ConsumeContext,
@@ -32,22 +46,38 @@ export async function writeBatch(
   let keys = batch.keys;
   const committedAt = batch.oldestCommitMs === undefined ? undefined : new Date(batch.oldestCommitMs);
   let [bookings, changed] = [0, 0];
-  const notVisibleSince = performance.now();
-  for (let waits = 0, warned = false; ; ) {
+  const patience = new Patience(ctx, signal);
+  const untilUnlocked = async <Outcome extends { claims: ClaimedListing[] }>(
+    recompute: (claimFor: ClaimFor | undefined) => Promise<Outcome>,
+  ): Promise<Outcome> => {
+    for (;;) {
+      try {
+        return await claiming(ctx, recompute);
+      } catch (error) {
+        if (sqlStateOf(error) !== LOCK_NOT_AVAILABLE) throw error;
+        await patience.wait(LOCKED);
+        stopIfNeeded();
+      }
+    }
+  };
+  for (;;) {
     stopIfNeeded();
     await crashPoint('consumer.before_reconcile');
-    const outcome = await reconcileBatch(control, {
-      generation: generation,
-      commitLsn: batch.coversLsn,
-      xids: batch.xids,
-      keys,
-      bookingsMax: batchKeysMax * 2,
-      leaseSeconds,
-      now: clock(),
-      resyncReason: batch.resyncReason,
-      committedAt,
-      receivedMsAgo: batch.receivedAtMs === undefined ? undefined : performance.now() - batch.receivedAtMs,
-    });
+    const outcome = await untilUnlocked((claimFor) =>
+      reconcileBatch(control, {
+        claimFor,
+        generation,
+        commitLsn: batch.coversLsn,
+        xids: batch.xids,
+        keys,
+        bookingsMax: batchKeysMax * 2,
+        leaseSeconds,
+        now: clock(),
+        resyncReason: batch.resyncReason,
+        committedAt,
+        receivedMsAgo: batch.receivedAtMs === undefined ? undefined : performance.now() - batch.receivedAtMs,
+      }),
+    );
     if (outcome.outcome === 'done') {
       return { bookings: bookings + outcome.bookings, changed: changed + outcome.changed };
     }
@@ -58,9 +88,11 @@ export async function writeBatch(
         await untilResumed(control, { stopIfNeeded, signal });
         await crashPoint('consumer.between_chunks');
         const chunk = outcome.bookingIds.slice(first, first + batchKeysMax);
-        const reconciled = await reconcileBookings(control, { bookingIds: chunk, now: clock(), committedAt });
+        const reconciled = await untilUnlocked((claimFor) =>
+          reconcileAndClaim(control, { generation, bookingIds: chunk, now: clock(), committedAt, claimFor }),
+        );
         bookings += chunk.length;
-        changed += reconciled.filter((entry) => entry.changed).length;
+        changed += reconciled.changed;
       }
       keys = { booking: [], location: [], sensor: [], vendor: [], inspection: [] };
       continue;
@@ -70,16 +102,48 @@ export async function writeBatch(
       await sleep(PAUSED_POLL_MS, signal);
       continue;
     }
-    const waitedMs = performance.now() - notVisibleSince;
-    if (waitedMs > VISIBLE_WARN_AFTER_MS && !warned) {
-      warned = true;
-      ctx.log.warn(
-        { waited_ms: Math.round(waitedMs) },
-        'a commit that was received is not visible yet; a synchronous standby may be down',
-      );
-    }
     // It may take as long as a standby is down; what is given up here is redelivered after the next start.
-    await sleep(Math.min(2 ** waits, VISIBLE_WAIT_MAX_MS), signal);
-    waits += 1;
+    await patience.wait(NOT_VISIBLE);
+  }
+}
+
+/** Waits a little longer each time, and says once what for when that takes long. */
+class Patience {
+  readonly #ctx: ConsumeContext;
+  readonly #signal: AbortSignal;
+  readonly #sinceMs = performance.now();
+  #waits = 0;
+  #warned = false;
+
+  constructor(ctx: ConsumeContext, signal: AbortSignal) {
+    this.#ctx = ctx;
+    this.#signal = signal;
+  }
+
+  async wait({ reason, waitMaxMs }: { reason: string; waitMaxMs: number }): Promise<void> {
+    const waitedMs = performance.now() - this.#sinceMs;
+    if (waitedMs > WARN_AFTER_MS && !this.#warned) {
+      this.#warned = true;
+      this.#ctx.log.warn({ waited_ms: Math.round(waitedMs) }, reason);
+    }
+    await sleep(Math.min(2 ** this.#waits, waitMaxMs), this.#signal);
+    this.#waits += 1;
+  }
+}
+
+/** A recompute that claims what it changes for a publisher of this process, if one has time, and hands it over once it is committed. */
+async function claiming<Outcome extends { claims: ClaimedListing[] }>(
+  { reserve }: ConsumeContext,
+  recompute: (claimFor: ClaimFor | undefined) => Promise<Outcome>,
+): Promise<Outcome> {
+  const reservation = reserve?.();
+  try {
+    const outcome = await recompute(reservation);
+    if (outcome.claims.length > 0) reservation?.publish(outcome.claims);
+    else reservation?.cancel({ uncertain: false });
+    return outcome;
+  } catch (error) {
+    reservation?.cancel({ uncertain: sqlStateOf(error) !== LOCK_NOT_AVAILABLE });
+    throw error;
   }
 }

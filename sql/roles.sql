@@ -136,7 +136,8 @@ begin
 
   -- The consumer and what runs beside it: resync, refresh, cleanup, tasks, the queue.
   grant execute on function market_sync.acquire_consumer, market_sync.renew_consumer, market_sync.release_consumer,
-    market_sync.begin_history, market_sync.follow_timeline, market_sync.reconcile_batch, market_sync.reconcile_bookings, market_sync.resync_chunk,
+    market_sync.begin_history, market_sync.follow_timeline, market_sync.reconcile_batch, market_sync.reconcile_and_claim, market_sync.reconcile_bookings,
+    market_sync.resync_chunk, market_sync.let_slot_advance,
     market_sync.request_resync, market_sync.claim_expired, market_sync.release_claims, market_sync.delete_ended,
     market_sync.fold_measurements, market_sync.is_paused, market_sync.judge_slot, market_sync.note_source_shape,
     market_sync.list_partitions, market_sync.capture_partition, market_sync.compare_partitions, market_sync.live_work,

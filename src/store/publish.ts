@@ -10,6 +10,7 @@ import { type Attempted, writeClaimed } from './claimed-listings.ts';
 import { forgetHistoryCheck, requireKnownVersions } from './history.ts';
 import type { ListingVersion } from './listings.ts';
 import {
+  type ClaimedListing,
   claimListings,
   findPublishable,
   markPublished,
@@ -117,12 +118,27 @@ interface PublishRequest {
  * leads to the same write again, which the guard of (epoch, revision) absorbs (I3, I4).
  */
 export async function publishBatch(ctx: PublishContext, request: PublishRequest): Promise<PublishOutcome> {
+  return releasingClaims(ctx, request.bookingIds, () => claimAndPublish(ctx, request));
+}
+
+/** As `publishBatch`, of snapshots that are claimed for this publisher already. */
+export async function publishClaimed(
+  ctx: PublishContext,
+  claims: readonly ClaimedListing[],
+): Promise<Exclude<PublishOutcome, { outcome: 'idle' }>> {
+  return releasingClaims(ctx, undefined, () => writeAndMark(ctx, claims));
+}
+
+/** What is claimed when it fails, and what an answer that was lost may have claimed, would wait for the end of its lease. */
+async function releasingClaims<Outcome>(
+  ctx: PublishContext,
+  bookingIds: string[] | undefined,
+  work: () => Promise<Outcome>,
+): Promise<Outcome> {
   try {
-    return await claimAndPublish(ctx, request);
+    return await work();
   } catch (error) {
-    // What is claimed, and what an answer that was lost may have claimed, would wait for the end of its lease.
     const { publisher } = ctx;
-    const { bookingIds } = request;
     await releaseClaims(ctx.pool, { publisher, ...(bookingIds === undefined ? {} : { bookingIds }) }).catch(
       (failure: unknown) => ctx.log.debug({ error: describeError(failure) }, 'claims wait for their lease'),
     );
@@ -144,6 +160,13 @@ async function claimAndPublish(
   });
   if (claims.length === 0) return { outcome: 'idle' };
   onClaimed?.(claims.length);
+  return writeAndMark(ctx, claims);
+}
+
+async function writeAndMark(
+  ctx: PublishContext,
+  claims: readonly ClaimedListing[],
+): Promise<Exclude<PublishOutcome, { outcome: 'idle' }>> {
   await crashPoint('publisher.claimed');
   const attempted = await writeClaimed(ctx, claims);
   const repliedAtMs = performance.now();

@@ -1,6 +1,8 @@
 import type pg from 'pg';
+import type { Snapshot } from '../domain/snapshot.ts';
 import { formatLsn, type Lsn } from '../lsn.ts';
-import { type Database, query, queryPrepared } from '../postgres.ts';
+import { type Database, query, queryPrepared, typesSharingJson } from '../postgres.ts';
+import type { ClaimedListing } from './outbox.ts';
 
 /** Instant as which snapshots are computed; undefined means PostgreSQL's own clock, which alone decides in production. */
 export type Clock = () => Date | undefined;
@@ -12,6 +14,12 @@ export interface DirtyKeys {
   sensor: string[];
   vendor: string[];
   inspection: string[];
+}
+
+/** For whom a recompute claims what it changed, and for how long. */
+export interface ClaimFor {
+  publisher: string;
+  leaseSeconds: number;
 }
 
 export interface ReconcileBatch {
@@ -31,31 +39,55 @@ export interface ReconcileBatch {
   committedAt: Date | undefined;
   /** Milliseconds since the oldest change of the batch was received, for those who trace one. */
   receivedMsAgo?: number | undefined;
+  /** Undefined claims nothing. */
+  claimFor?: ClaimFor | undefined;
 }
 
-export type BatchOutcome =
+export type BatchOutcome = {
+  /** What was claimed with it. */
+  claims: ClaimedListing[];
+} & (
   | { outcome: 'done'; bookings: number; changed: number }
   | { outcome: 'not_visible' }
   | { outcome: 'paused' }
-  | { outcome: 'too_many'; bookingIds: string[] };
+  | { outcome: 'too_many'; bookingIds: string[] }
+);
 
 const RECONCILE_BATCH = {
   name: 'reconcile_batch',
-  text: `select outcome, bookings, booking_count, changed_count
-         from market_sync.reconcile_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, make_interval(secs => $10), $11, $12, $13, $14)`,
+  text: `select outcome, bookings, booking_count, changed_count,
+      booking_id, epoch, revision, market_listing_id, base_revision, location_id, metadata, sensors, sensor_summary
+    from market_sync.reconcile_batch(
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, make_interval(secs => $10), $11, $12, $13, $14, $15, make_interval(secs => $16))`,
 };
+
+/** A claim as a recompute answers it: what the bookings of a location share comes with one of them. */
+interface ClaimRow {
+  booking_id: string;
+  market_listing_id: string | null;
+  epoch: number;
+  revision: number;
+  base_revision: number | null;
+  location_id: string | null;
+  metadata: Record<string, unknown>;
+  sensors: Record<string, unknown> | null;
+  sensor_summary: Record<string, unknown> | null;
+}
 
 /**
  * One batch of the consumer, in one transaction: visibility proved, snapshots recomputed, checkpoint moved (D3a, D6).
  * With any other outcome than `done` nothing has been written. Raises MS001 when another consumer has taken over.
  */
 export async function reconcileBatch(client: pg.ClientBase, batch: ReconcileBatch): Promise<BatchOutcome> {
-  const rows = await queryPrepared<{
-    outcome: BatchOutcome['outcome'];
-    bookings: string[] | null;
-    booking_count: number;
-    changed_count: number;
-  }>(client, RECONCILE_BATCH, [
+  const [row, ...claims] = await queryPrepared<
+    {
+      outcome: BatchOutcome['outcome'];
+      bookings: string[] | null;
+      booking_count: number;
+      changed_count: number;
+    } & ClaimRow &
+      Record<string, unknown>
+  >(client, { ...RECONCILE_BATCH, types: typesSharingJson() }, [
     batch.generation,
     formatLsn(batch.commitLsn),
     batch.xids,
@@ -70,18 +102,41 @@ export async function reconcileBatch(client: pg.ClientBase, batch: ReconcileBatc
     batch.resyncReason ?? null,
     batch.committedAt ?? null,
     batch.receivedMsAgo ?? null,
+    batch.claimFor?.publisher ?? null,
+    batch.claimFor?.leaseSeconds ?? null,
   ]);
-  const row = rows[0];
   if (row === undefined) throw new Error('reconcile_batch answered nothing');
   switch (row.outcome) {
     case 'done':
-      return { outcome: 'done', bookings: row.booking_count, changed: row.changed_count };
+      return {
+        outcome: 'done',
+        bookings: row.booking_count,
+        changed: row.changed_count,
+        claims: toClaims(claims),
+      };
     case 'not_visible':
     case 'paused':
-      return { outcome: row.outcome };
+      return { outcome: row.outcome, claims: [] };
     case 'too_many':
-      return { outcome: 'too_many', bookingIds: row.bookings ?? [] };
+      return { outcome: 'too_many', bookingIds: row.bookings ?? [], claims: [] };
   }
+}
+
+/** Gives each claim what came with another booking of its location. Throws where none came. */
+function toClaims(rows: readonly ClaimRow[]): ClaimedListing[] {
+  const shared = new Map<string | null, Pick<Snapshot, 'sensors' | 'sensor_summary'>>();
+  for (const { location_id, sensors, sensor_summary } of rows) {
+    if (sensors !== null && sensor_summary !== null) shared.set(location_id, { sensors, sensor_summary });
+  }
+  return rows.map(
+    ({ booking_id, market_listing_id, epoch, revision, base_revision, location_id, metadata }) => {
+      const claim = { booking_id, market_listing_id, epoch, revision };
+      if (base_revision === null) return { ...claim, base_revision };
+      const parts = shared.get(location_id);
+      if (parts === undefined) throw new Error(`no sensors came with the claims of location ${location_id}`);
+      return { ...claim, base_revision, ...parts, metadata };
+    },
+  );
 }
 
 export interface Reconciled {
@@ -107,6 +162,45 @@ export async function reconcileBookings(
   }: { bookingIds: string[]; now: Date | undefined; committedAt?: Date | undefined },
 ): Promise<Reconciled[]> {
   return queryPrepared<Reconciled>(db, RECONCILE, [bookingIds, now ?? null, committedAt ?? null]);
+}
+
+const RECONCILE_AND_CLAIM = {
+  name: 'reconcile_and_claim',
+  text: `select booking_id, changed, claimed, epoch, revision, market_listing_id, base_revision, location_id, metadata, sensors, sensor_summary
+    from market_sync.reconcile_and_claim($1, $2, $3, $4, $5, make_interval(secs => $6))`,
+};
+
+/**
+ * As `reconcileBookings`, for the consumer of this generation, and claims what it changed for a publisher. Answers how many
+ * changed, and the claims. Raises MS001 when another consumer has taken over.
+ */
+export async function reconcileAndClaim(
+  db: Database,
+  request: {
+    generation: number;
+    bookingIds: string[];
+    now: Date | undefined;
+    committedAt: Date | undefined;
+    claimFor: ClaimFor | undefined;
+  },
+): Promise<{ changed: number; claims: ClaimedListing[] }> {
+  const { generation, bookingIds, now, committedAt, claimFor } = request;
+  const rows = await queryPrepared<Reconciled & ClaimRow & { claimed: boolean } & Record<string, unknown>>(
+    db,
+    { ...RECONCILE_AND_CLAIM, types: typesSharingJson() },
+    [
+      bookingIds,
+      now ?? null,
+      committedAt ?? null,
+      generation,
+      claimFor?.publisher ?? null,
+      claimFor?.leaseSeconds ?? null,
+    ],
+  );
+  return {
+    changed: rows.filter(({ changed }) => changed).length,
+    claims: toClaims(rows.filter(({ claimed }) => claimed)),
+  };
 }
 
 /** Bookings whose snapshot the clock alone has changed by now, most overdue first; none while the pipeline is paused. */

@@ -36,7 +36,7 @@ export const BUGS: readonly Bug[] = [
   },
   {
     name: 'drop-visibility-check',
-    file: 'sql/migrations/011_measure_work.sql',
+    file: 'sql/migrations/022_claim_in_recompute.sql',
     right: 'if not market_sync.all_visible(p_xids) then',
     wrong: 'if false then',
     shows: ['different', 'missing', 'resurrected'],
@@ -51,7 +51,7 @@ export const BUGS: readonly Bug[] = [
   },
   {
     name: 'forget-hold',
-    file: 'sql/migrations/021_write_changed_parts.sql',
+    file: 'sql/migrations/022_claim_in_recompute.sql',
     right: "when m.state = 'held' then 'held'",
     wrong: "when m.state = 'held' and b.quantity_kg is null then 'held'",
     shows: ['resurrected', 'different'],

@@ -51,7 +51,7 @@ export const PIPELINE_CASES: Partial<Record<CrashPoint, CrashCase>> = {
   'consumer.between_chunks': { row: 'row 1', provoke: change, farmSize: 25, passage: 2 },
   'consumer.reconciled': { row: 'row 2', provoke: change },
   'consumer.confirmed': { row: 'I2', provoke: change },
-  'publisher.before_claim': { row: 'I2', provoke: change, request: postgres('claim_listings') },
+  'publisher.before_claim': { row: 'I2', provoke: insertOne, request: postgres('claim_listings') },
   'publisher.claimed': { row: 'I2', provoke: change },
   'market.before_write': { row: 'row 6', provoke: change, request: mongodb('update') },
   'market.between_rounds': {
@@ -191,6 +191,11 @@ async function announceByHand({ scene }: Stage, farm: Farm): Promise<void> {
 
 async function insertAnnounced({ scene }: Stage, { bookingIds, locationId }: Farm): Promise<void> {
   for (const id of bookingIds.slice(-3)) await insertBooking(scene.database.pool, { id, locationId });
+}
+
+/** What is new is claimed by a publisher; what changes, where it is recomputed. */
+async function insertOne({ scene }: Stage, { bookingIds, locationId }: Farm): Promise<void> {
+  bookingIds.push(await insertBooking(scene.database.pool, { locationId }));
 }
 
 /** More than MongoDB takes, until `change` mends it. */

@@ -57,7 +57,7 @@ async function publishedRevision(bookingId: string): Promise<number | undefined>
 test('I3, row 29: publishers that race on one booking leave its one newest listing, and no reader sees its version go down', async (ctx) => {
   if (!scene.market.market.server.atomicUpdates) ctx.skip('FerretDB 1.x does not compare and write at once');
   const { pool } = scene.database;
-  const CHANGES = 60;
+  const CHANGES = 200;
   const bookingId = await insertBooking(pool);
   await reconcileBookings(pool, { bookingIds: [bookingId], now: undefined });
   let writing = true;

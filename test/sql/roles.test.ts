@@ -49,8 +49,11 @@ const FUNCTIONS: Record<string, string> = {
   'release_consumer(bigint)': 'consumer',
   'follow_timeline(bigint,integer)': 'consumer',
   'begin_history(bigint,text,text,integer,pg_lsn,boolean,integer,text)': 'consumer',
-  'reconcile_batch(bigint,pg_lsn,bigint[],uuid[],uuid[],uuid[],uuid[],uuid[],integer,interval,timestamp with time zone,text,timestamp with time zone,double precision)':
+  'reconcile_batch(bigint,pg_lsn,bigint[],uuid[],uuid[],uuid[],uuid[],uuid[],integer,interval,timestamp with time zone,text,timestamp with time zone,double precision,text,interval)':
     'consumer',
+  'reconcile_and_claim(uuid[],timestamp with time zone,timestamp with time zone,bigint,text,interval)':
+    'consumer',
+  'let_slot_advance()': 'consumer',
   'reconcile_bookings(uuid[],timestamp with time zone,timestamp with time zone)': 'consumer api',
   'resync_chunk(integer,timestamp with time zone)': 'consumer',
   'request_resync(text)': 'consumer',
@@ -105,7 +108,7 @@ const FUNCTIONS: Record<string, string> = {
   'ms_between(timestamp with time zone,timestamp with time zone)': NOBODY,
   'note_advance()': NOBODY,
   'note_background()': NOBODY,
-  'recompute(uuid[],timestamp with time zone,timestamp with time zone)': NOBODY,
+  'recompute(uuid[],timestamp with time zone,timestamp with time zone,text,interval)': NOBODY,
   'record_activity(text,bigint,bigint,bigint,double precision)': NOBODY,
   'record_latency(text,double precision[],bigint)': NOBODY,
   'require_bookings(uuid[])': NOBODY,
