@@ -2,13 +2,16 @@ import type pg from 'pg';
 import { describeError } from '../src/errors.ts';
 import type { Logger } from '../src/log.ts';
 import { sleep } from '../src/sleep.ts';
-import { readSlotHealth, type SlotHealth } from '../src/store/slot-health.ts';
+import { letSlotAdvance, readSlotHealth, type SlotHealth } from '../src/store/slot-health.ts';
 
 export interface SlotWatch {
   stop(): Promise<void>;
 }
 
 const LOOK_MS = 5_000;
+
+/** While the slot keeps more WAL than this back, in bytes, PostgreSQL is asked for a place from which it needs less. */
+const KEEP_MAX_BYTES = 33_554_432;
 
 /** While nothing changes, what is wrong is said again this often. */
 const REPEAT_MS = 60_000;
@@ -24,7 +27,8 @@ const REMEDIES: Record<'filling' | 'lost' | 'missing', string> = {
 };
 
 /**
- * Says so, before the slot is lost, that it keeps more and more WAL back (row 15), and that it is gone. Apart from the
+ * Keeps the slot from holding more WAL back than it needs. Says so, before it is lost, that it holds more and more (row 15),
+ * and that it is gone. Apart from the
  * consumer, so that one that is stalled, absent or another process' own does not keep it quiet.
  */
 export function startSlotWatch(
@@ -41,6 +45,9 @@ export function startSlotWatch(
           report(log, { health, before: said.state });
           said = { state: health.state, atMs: performance.now() };
         }
+        const { state, retainedWalBytes = 0 } = health;
+        if ((state === 'ok' || state === 'filling') && retainedWalBytes > KEEP_MAX_BYTES)
+          await letSlotAdvance(pool);
       } catch (error) {
         // Whoever works with PostgreSQL says what is wrong with it; nothing is known of the slot meanwhile.
         log.debug({ error: describeError(error) }, 'the replication slot could not be looked at');

@@ -42,3 +42,9 @@ export async function readSlotHealth(db: Database): Promise<SlotHealth> {
     safeWalBytes: row.safe_wal_bytes ?? undefined,
   };
 }
+
+/** Has the slot keep less WAL. Answers whether PostgreSQL could be asked: from 16 on, and a right of the schema's owner. */
+export async function letSlotAdvance(db: Database): Promise<boolean> {
+  const rows = await query<{ asked: boolean }>(db, 'select market_sync.let_slot_advance() as asked');
+  return rows[0]?.asked === true;
+}

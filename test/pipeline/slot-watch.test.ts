@@ -1,4 +1,5 @@
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { startSlotWatch } from '../../pipeline/slot-watch.ts';
 import { createApi } from '../../src/api/app.ts';
 import { readCheckpoint } from '../../src/store/checkpoint.ts';
 import { readSlotHealth } from '../../src/store/slot-health.ts';
@@ -6,7 +7,7 @@ import { apiContext } from '../api/setup.ts';
 import { insertBooking, setQuantity } from '../support/application.ts';
 import { startCluster, type TestCluster } from '../support/cluster.ts';
 import { type LogRecorder, recordLog } from '../support/log-recorder.ts';
-import { until } from '../support/pipeline.ts';
+import { testLog, until } from '../support/pipeline.ts';
 import { createScene, type Scene } from '../support/scene.ts';
 
 // Row 15: a consumer that is stalled keeps WAL back, and before PostgreSQL gives the slot up people must know.
@@ -112,6 +113,26 @@ test('row 15: while the consumer is stalled the log warns and readyz is red befo
   await scene.expectConverged([bookingId]);
   // The same slot went on: no new history.
   expect((await readCheckpoint(pool)).epoch).toBe(1);
+});
+
+test('row 15: a slot that is followed keeps little WAL, also between two of PostgreSQL’s own records of running transactions', async () => {
+  const { pool } = scene.database;
+  await scene.start();
+  await scene.settle();
+  // Just made by PostgreSQL itself: the next comes in 15 s.
+  await pool.query('checkpoint');
+  for (let count = 0; count < 3; count += 1) await writeWal();
+  const writtenAt = performance.now();
+  const retained = async () => (await readSlotHealth(pool)).retainedWalBytes ?? Number.POSITIVE_INFINITY;
+  const watch = startSlotWatch({ pool, log: testLog() }, { lookMs: 100 });
+  await until('little is kept', async () => {
+    // So that the consumer has something to confirm.
+    await setQuantity(pool, await insertBooking(pool), 2);
+    return (await retained()) < 33_554_432;
+  });
+  await watch.stop();
+  expect(performance.now() - writtenAt).toBeLessThan(5_000);
+  await scene.settle();
 });
 
 test('row 12: a slot that is lost while the consumer is stalled is replaced without a person, and readyz is red until everything is equal again', async () => {
