@@ -28,7 +28,7 @@ test.each([
   { who: 'what finds its bookings', first: 'storage_bookings', second: 'iot_sensors', byHand: false },
   { who: 'a recompute by hand', first: 'pest_detections', second: 'sensor_readings', byHand: true },
 ])(
-  'I5: of $who, which waits for $first and has read $second, and an application that locks both, the application goes on',
+  'I5, row 31: of $who, which waits for $first and has read $second, and an application that locks both, the application goes on',
   async ({ first, second, byHand }) => {
     const { pool } = scene.database;
     const recorder = recordLog();
