@@ -30,7 +30,10 @@ test('dropping a database takes its slots and connections along', async () => {
   streaming
     .query(`START_REPLICATION SLOT left_behind LOGICAL 0/0 (proto_version '1', publication_names 'none')`)
     .catch(() => undefined); // It never ends by itself; that it is cut off is what this test is about.
-  const active = () => database.pool.query('select from pg_replication_slots where active_pid is not null');
+  const active = () =>
+    database.pool.query(
+      "select from pg_replication_slots where active_pid is not null and slot_name = 'left_behind'",
+    );
   await expect.poll(async () => (await active()).rowCount, { timeout: 20_000 }).toBe(1);
   await database.drop();
   await ended;
