@@ -153,7 +153,7 @@ begin
     ) latest on true
   ),
   -- Hashes are of raw columns (building JSON is what costs), combined by xor: a rank makes equal rows distinct.
-  -- The seed is not 0, with which a null and the number 0 have the same hash.
+  -- The seed is not 0, with which a null and 0, a float, have the same hash.
   -- They cover exactly what a buyer sees, so that nothing else counts as a change (D5).
   sensor_part as materialized (
     select
@@ -271,11 +271,14 @@ begin
         certificate_status, digital_signature, issued_by), 1)
         -- Apart, so that a snapshot without notes has the hash that it had before there were any.
         # case when special_notes is null then 0 else hash_record_extended(row('notes'::text, special_notes), 1) end
+        -- With this seed no score and the score 0, a numeric, have the same hash, as with 0 a float has; both can be.
+        # case when quality_score is null then 1 else 0 end
         as parts_hash,
       -- Without what comes from the sensors, to tell whether a listing needs nothing else.
       hash_record_extended(row(quality_score, freshness, visual_defects, shelf_life_days,
         pest_hash, certificate_hash, own_certificate_id, certificate_number, market_sync.shown(issued_date),
-        certificate_status, digital_signature, issued_by, special_notes), 1) as rest_hash
+        certificate_status, digital_signature, issued_by, special_notes), 1)
+        # case when quality_score is null then 1 else 0 end as rest_hash
     from displayed d
   ),
   verdict as materialized (
@@ -964,3 +967,22 @@ comment on function market_sync.let_slot_advance is
 
 -- I5, as in recompute(): it reads the same tables.
 alter function market_sync.audit_look(uuid[], timestamptz) set lock_timeout = '400ms';
+
+-- What has no score is hashed otherwise from here on: else an audit would find its hash edited. Few have none: a score that is
+-- no number, or infinite.
+update market_sync.snapshot_state state set rest_hash = state.rest_hash # 1
+from market_inventory_snapshots s
+where s.booking_id = state.booking_id and s.quality_score is null;
+update market_inventory_snapshots set parts_hash = parts_hash # 1 where quality_score is null;
+-- The audit's parts_hash, as in recompute().
+do $$
+declare
+  v_before text := pg_get_functiondef('market_sync.audit_look(uuid[], timestamptz)'::regprocedure);
+  v_after text := regexp_replace(v_before, '(\s+)(as parts_hash,)', '\1# case when d.quality_score is null then 1 else 0 end\1\2');
+begin
+  if v_after = v_before then
+    raise exception 'audit_look() is not what it was made as';
+  end if;
+  execute v_after;
+end
+$$;

@@ -1,7 +1,9 @@
 import { expect, test } from 'vitest';
 import { query } from '../../src/postgres.ts';
 import { reconcileBookings } from '../../src/store/reconcile.ts';
+import { insertBooking, insertInspection } from '../support/application.ts';
 import { createDatabase } from '../support/postgres.ts';
+import { createScene } from '../support/scene.ts';
 
 test('D5: a day that JSON cannot hold is shown as none, and so is no change of none', async () => {
   const { pool, drop } = await createDatabase({ template: 'migrated' });
@@ -27,6 +29,33 @@ test('D5: a day that JSON cannot hold is shown as none, and so is no change of n
     expect(await recompute(), 'a day that is shown').toBe(true);
   } finally {
     await drop();
+  }
+});
+
+test('I1: a score that is no number is shown as none, which is a change of 0 and back', async () => {
+  const scene = await createScene();
+  try {
+    const { pool } = scene.database;
+    const inspectionId = await insertInspection(pool);
+    const bookingId = await insertBooking(pool, { inspectionId });
+    await scene.start();
+    await scene.settle();
+    for (const score of ['0', 'NaN', null, 'Infinity', '0', '-Infinity', '0.5', null]) {
+      await query(pool, 'update crop_inspections set freshness_score = $1 where id = $2', [
+        score,
+        inspectionId,
+      ]);
+      await scene.settle();
+      await scene.expectConverged([bookingId]);
+      const found = await query(
+        pool,
+        `select kind, fields from market_sync.audit_look(array[$1::uuid], clock_timestamp()) where kind is not null`,
+        [bookingId],
+      );
+      expect(found, `score ${score}`).toEqual([]);
+    }
+  } finally {
+    await scene.stop();
   }
 });
 
