@@ -2,7 +2,7 @@ import { describeError } from '../src/errors.ts';
 import { classifyPostgresError } from '../src/postgres.ts';
 import { sleep } from '../src/sleep.ts';
 import { releaseClaims } from '../src/store/outbox.ts';
-import type { PublishContext, PublishOutcome } from '../src/store/publish.ts';
+import type { BatchPublished, PublishContext } from '../src/store/publish.ts';
 import { outageDelayMs } from './outage-delay.ts';
 import { Wakeup } from './wakeup.ts';
 
@@ -18,7 +18,7 @@ export interface Lane {
 }
 
 export type LaneOutcome =
-  | Exclude<PublishOutcome, { outcome: 'idle' }>
+  | BatchPublished
   /** Nothing to do: wait so long, or for a notification. */
   | { outcome: 'idle'; waitMs: number };
 

@@ -67,6 +67,9 @@ export type PublishOutcome =
   /** MongoDB is not to be had: the claims were given back, nothing is lost, try again later. */
   | { outcome: 'unavailable'; error: unknown; claimed: number };
 
+/** What became of a batch that there was. */
+export type BatchPublished = Exclude<PublishOutcome, { outcome: 'idle' }>;
+
 const OTHER_HISTORY = 'MongoDB has a version of another history; everything is being published again';
 
 const RETRY_BASE_MS = 500;
@@ -83,7 +86,7 @@ const HELD_WAIT_MS = 4_000;
 export async function publishBookings(
   ctx: PublishContext,
   bookingIds: readonly string[],
-): Promise<Exclude<PublishOutcome, { outcome: 'idle' }>> {
+): Promise<BatchPublished> {
   const deadline = performance.now() + HELD_WAIT_MS;
   const results: PublishResult[] = [];
   let rest = [...bookingIds];
@@ -125,7 +128,7 @@ export async function publishBatch(ctx: PublishContext, request: PublishRequest)
 export async function publishClaimed(
   ctx: PublishContext,
   claims: readonly ClaimedListing[],
-): Promise<Exclude<PublishOutcome, { outcome: 'idle' }>> {
+): Promise<BatchPublished> {
   return releasingClaims(ctx, undefined, () => writeAndMark(ctx, claims));
 }
 
@@ -163,10 +166,7 @@ async function claimAndPublish(
   return writeAndMark(ctx, claims);
 }
 
-async function writeAndMark(
-  ctx: PublishContext,
-  claims: readonly ClaimedListing[],
-): Promise<Exclude<PublishOutcome, { outcome: 'idle' }>> {
+async function writeAndMark(ctx: PublishContext, claims: readonly ClaimedListing[]): Promise<BatchPublished> {
   await crashPoint('publisher.claimed');
   const attempted = await writeClaimed(ctx, claims);
   const repliedAtMs = performance.now();

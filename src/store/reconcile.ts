@@ -53,10 +53,13 @@ export type BatchOutcome = {
   | { outcome: 'too_many'; bookingIds: string[] }
 );
 
+/** The columns of a `ClaimRow`. */
+const CLAIM_COLUMNS =
+  'booking_id, epoch, revision, market_listing_id, base_revision, location_id, metadata, sensors, sensor_summary';
+
 const RECONCILE_BATCH = {
   name: 'reconcile_batch',
-  text: `select outcome, bookings, booking_count, changed_count,
-      booking_id, epoch, revision, market_listing_id, base_revision, location_id, metadata, sensors, sensor_summary
+  text: `select outcome, bookings, booking_count, changed_count, ${CLAIM_COLUMNS}
     from market_sync.reconcile_batch(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, make_interval(secs => $10), $11, $12, $13, $14, $15, make_interval(secs => $16))`,
 };
@@ -166,7 +169,7 @@ export async function reconcileBookings(
 
 const RECONCILE_AND_CLAIM = {
   name: 'reconcile_and_claim',
-  text: `select booking_id, changed, claimed, epoch, revision, market_listing_id, base_revision, location_id, metadata, sensors, sensor_summary
+  text: `select changed, claimed, ${CLAIM_COLUMNS}
     from market_sync.reconcile_and_claim($1, $2, $3, $4, $5, make_interval(secs => $6))`,
 };
 
